@@ -1,0 +1,170 @@
+"""What happened: the one vocabulary that the proxy says, the journal keeps and the ledger hears.
+
+Times are UTC microseconds (`t_us`), energies integers with their unit in the name. Every type is a
+`msgspec.Struct` with a short tag, so that one journal line is one JSON object such as
+`{"type":"tick","t_us":1,"source":0,"handles":[3],"tokens":[2]}`.
+
+A `handle` is a small integer that names a request among the open ones of its source; it keeps ticks short.
+Order matters: the ledger hears events in the order of the journal, and nothing else decides the result.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Status = Literal["ok", "client_error", "engine_error", "aborted", "lost", "rejected"]
+"""How a request ended.
+
+`ok` answered whole; `client_error` the engine refused it (4xx); `engine_error` the engine failed, died or
+answered garbage; `aborted` the client went away; `lost` the proxy itself died; `rejected` refused by the
+proxy before it reached an engine.
+"""
+
+MeterMethod = Literal["nvml-counter", "nvml-power", "none"]
+"""How joules are read, best first: the energy counter, power integrated over time, not at all."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):
+    """Base of all events."""
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of a model before any measurement. None where unknown."""
+
+    name: str
+    total_params: float | None = None
+    active_params: float | None = None
+    layers: int | None = None
+    hidden: int | None = None
+    kv_bytes_per_token: float | None = None
+    weight_bytes: float | None = None
+    experts: int | None = None
+    experts_per_token: int | None = None
+
+
+class ServiceStarted(Event, tag="service", frozen=True, kw_only=True):
+    """A source of events came up. Requests it had left open are lost: whoever served them is gone."""
+
+    t_us: int
+    source: int
+    version: str
+
+
+class BackendDeclared(Event, tag="backend", frozen=True, kw_only=True):
+    """A backend and the GPUs (by UUID) whose energy its requests are charged with."""
+
+    t_us: int
+    backend: str
+    gpus: list[str]
+    model: ModelCard | None = None
+
+
+class MeterUp(Event, tag="meter", frozen=True, kw_only=True):
+    """A GPU can be measured, and how. Said at start and whenever it comes back."""
+
+    t_us: int
+    gpu: str
+    device: str
+    method: MeterMethod
+    simulated: bool = False
+    lag_us: int = 0
+    power_limit_mw: int | None = None
+
+
+class MeterDown(Event, tag="meter_down", frozen=True, kw_only=True):
+    """A GPU cannot be read any more. `code` is NVML's name for the fault or ours."""
+
+    t_us: int
+    gpu: str
+    code: str
+    message: str
+
+
+class CounterReads(Event, tag="reads", frozen=True, kw_only=True):
+    """Reads of one GPU's cumulative energy, in order. Read k was taken between t_lo_us[k] and t_hi_us[k].
+
+    Repeated values are kept: the staircase's edges lie between them.
+    """
+
+    gpu: str
+    t_lo_us: list[int]
+    t_hi_us: list[int]
+    energy_mj: list[int]
+
+
+class RequestStarted(Event, tag="started", frozen=True, kw_only=True):
+    """A request was dispatched to a backend (or refused: then `finished` follows at once)."""
+
+    t_us: int
+    handle: int
+    uid: str
+    request_id: str
+    backend: str | None
+    model: str | None
+    route: str
+    tenant: str | None = None
+    streamed: bool = False
+    body_bytes: int = 0
+
+
+class FirstToken(Event, tag="first", frozen=True, kw_only=True):
+    """The first token of a streamed request reached the proxy: its prefill is over."""
+
+    t_us: int
+    handle: int
+
+
+class Tick(Event, tag="tick", frozen=True, kw_only=True):
+    """Everything this source saw before `t_us` has now been said.
+
+    `tokens[k]` events arrived for the request `handles[k]` since the source's last tick. They count stream
+    events, which are not exactly tokens: the usage at the end corrects them.
+    """
+
+    t_us: int
+    source: int
+    handles: list[int] = []
+    tokens: list[int] = []
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Token counts as the engine reported them. None where it did not."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class EngineTimes(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Times the engine reported for one request, in milliseconds. vLLM counts TTFT from scheduling."""
+
+    queue_ms: float | None = None
+    first_token_ms: float | None = None
+    generation_ms: float | None = None
+
+
+class RequestFinished(Event, tag="finished", frozen=True, kw_only=True):
+    """The last byte is about to be passed to the client, or the request ended otherwise."""
+
+    t_us: int
+    handle: int
+    status: Status
+    http_status: int | None = None
+    usage: Usage | None = None
+    times: EngineTimes | None = None
+    error: str | None = None
+
+
+AnyEvent = (
+    ServiceStarted
+    | BackendDeclared
+    | MeterUp
+    | MeterDown
+    | CounterReads
+    | RequestStarted
+    | FirstToken
+    | Tick
+    | RequestFinished
+)

@@ -1,0 +1,82 @@
+"""What the ledger concludes: one record per request, one book entry per GPU and interval.
+
+All energies are integer microjoules. Nullable means "could not be measured" and is never written as 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from accounting.events import MeterMethod, Status
+
+
+class GpuShare(msgspec.Struct, kw_only=True):
+    """A request's part of one GPU's energy."""
+
+    gpu: str
+    prefill_uj: int = 0
+    decode_uj: int = 0
+
+
+class RequestRecord(msgspec.Struct, kw_only=True):
+    """One request, settled.
+
+    energy_uj = prefill_uj + decode_uj = the sum over `shares`. It is None when no part of the request's time
+    was measured. `unmeasured_us` is the part of its time in flight for which its GPUs gave no energy: where
+    it is above 0, energy_uj is a lower bound. `uncertainty_uj` is one standard deviation, estimated as
+    docs/attribution.md says.
+    """
+
+    uid: str
+    request_id: str
+    backend: str | None
+    model: str | None
+    route: str
+    tenant: str | None
+    streamed: bool
+    status: Status
+    http_status: int | None
+    error: str | None
+    started_us: int
+    first_token_us: int | None
+    finished_us: int
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    energy_uj: int | None
+    prefill_uj: int | None
+    decode_uj: int | None
+    uncertainty_uj: int | None
+    unmeasured_us: int
+    method: str
+    meter: MeterMethod
+    simulated: bool
+    state: Literal["provisional", "final"]
+    shares: list[GpuShare]
+
+
+class BookEntry(msgspec.Struct, kw_only=True):
+    """One GPU over one interval [t0_us, t1_us): measured = requests + idle + unobserved + unmeasured.
+
+    `measured_uj` is the counter's difference over the part of the interval that it covers (`covered_us`), and
+    None when it covers none of it. `unobserved_uj` is energy drawn by work that did not pass the proxy;
+    `unmeasured_uj` energy that the counter shows but whose course the meter did not see.
+    """
+
+    gpu: str
+    t0_us: int
+    t1_us: int
+    covered_us: int
+    measured_uj: int | None
+    requests_uj: int
+    idle_uj: int
+    unobserved_uj: int
+    unmeasured_uj: int
+    requests: int
+    method: MeterMethod
+    simulated: bool
+
+
+Output = RequestRecord | BookEntry

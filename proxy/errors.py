@@ -1,0 +1,98 @@
+"""Every error the proxy itself answers with, in OpenAI's shape.
+
+    ApiError
+    +- BadRequest            400  invalid_request_error
+    +- NotFound              404  not_found_error
+    +- BodyTooLarge          413  invalid_request_error   code request_too_large
+    +- BackendUnavailable    503  server_error            code backend_unavailable
+    +- BackendFailed         502  server_error            code backend_failed
+    +- BackendTimeout        504  server_error            code backend_timeout
+
+The body is `{"error": {"message", "type", "param", "code"}}`. An engine's own errors are not touched: they
+pass through as the engine wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+
+class ApiError(Exception):
+    """Base of the proxy's errors. Raise a subclass; the handlers below turn it into an answer."""
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+    default_code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.default_code
+
+    def body(self) -> dict[str, dict[str, str | None]]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def json_bytes(self) -> bytes:
+        return json.dumps(self.body()).encode()
+
+
+class BadRequest(ApiError):
+    status = 400
+    kind = "invalid_request_error"
+
+
+class NotFound(ApiError):
+    status = 404
+    kind = "not_found_error"
+
+
+class BodyTooLarge(ApiError):
+    status = 413
+    kind = "invalid_request_error"
+    default_code = "request_too_large"
+
+
+class BackendUnavailable(ApiError):
+    status = 503
+    default_code = "backend_unavailable"
+
+
+class BackendFailed(ApiError):
+    status = 502
+    default_code = "backend_failed"
+
+
+class BackendTimeout(ApiError):
+    status = 504
+    default_code = "backend_timeout"
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of `app`, also FastAPI's own, answer in OpenAI's shape."""
+
+    async def api_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, ApiError)
+        return JSONResponse(error.body(), status_code=error.status)
+
+    async def http_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+        body = {"error": {"message": str(error.detail), "type": kind, "param": None, "code": None}}
+        return JSONResponse(body, status_code=error.status_code, headers=error.headers)
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        faults = [(".".join(str(p) for p in e["loc"][1:]) or None, str(e["msg"])) for e in error.errors()]
+        message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
+        return JSONResponse(BadRequest(message, param=faults[0][0]).body(), status_code=400)
+
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(RequestValidationError, invalid)

@@ -4,7 +4,8 @@ Times are UTC microseconds (`t_us`), energies integers with their unit in the na
 `msgspec.Struct` with a short tag, so that one journal line is one JSON object such as
 `{"type":"tick","t_us":1,"source":0,"handles":[3],"tokens":[2]}`.
 
-A `handle` is a small integer that names a request among the open ones of its source; it keeps ticks short.
+A `handle` is an integer that names a request: its source in the bits above HANDLE_BITS, a running number
+below. It keeps ticks short.
 Order matters: the ledger hears events in the order of the journal, and nothing else decides the result.
 """
 
@@ -24,6 +25,14 @@ proxy before it reached an engine.
 
 MeterMethod = Literal["nvml-counter", "nvml-power", "none"]
 """How joules are read, best first: the energy counter, power integrated over time, not at all."""
+
+
+HANDLE_BITS = 40
+
+
+def source_of(handle: int) -> int:
+    """The source that made this handle."""
+    return handle >> HANDLE_BITS
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", omit_defaults=True):

@@ -1,0 +1,237 @@
+"""The accountant: hears what the proxy says, writes it down, keeps the ledger and feeds the store.
+
+It lives in the event loop's thread and never waits: the journal is a local write, the store a queue, the
+meter a ring in shared memory. The order of each step is what makes a crash harmless:
+
+1. an event goes into the journal's buffer and is heard by the ledger;
+2. the journal is flushed;
+3. only then what the ledger concluded goes to the store.
+
+So the store never knows more than the journal, and replaying the journal makes the same records again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+from accounting import replay
+from accounting.clock import Clock
+from accounting.events import (
+    AnyEvent,
+    BackendDeclared,
+    CounterReads,
+    EngineTimes,
+    FirstToken,
+    MeterDown,
+    MeterUp,
+    RequestFinished,
+    RequestStarted,
+    ServiceStarted,
+    Status,
+    Tick,
+    Usage,
+)
+from accounting.journal import Journal
+from accounting.ledger import Ledger
+from accounting.records import Output, RequestRecord
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.05
+"""How often token counts and counter reads are handed on."""
+
+SOURCE = 0
+
+
+class Meter(Protocol):
+    """What the accountant needs of a meter."""
+
+    def set_busy(self, busy: bool) -> None: ...
+    def drain(self) -> Sequence[MeterUp | MeterDown | CounterReads]: ...
+
+
+class Sink(Protocol):
+    """Where settled outputs go (the store's writer). `put` never waits."""
+
+    def put(self, outputs: Sequence[Output], segment: int) -> None: ...
+    def progress(self) -> int | None: ...
+
+
+class Listener(Protocol):
+    """Hears every event and every settled output, for metrics."""
+
+    def event(self, event: AnyEvent) -> None: ...
+    def output(self, output: Output) -> None: ...
+
+
+class NoMeter:
+    """For a service without any GPU that can be measured."""
+
+    def set_busy(self, busy: bool) -> None:
+        del busy
+
+    def drain(self) -> Sequence[MeterUp | MeterDown | CounterReads]:
+        return ()
+
+
+class Accountant:
+    """Use: `recover`, `declare` each backend, then `tick` every TICK_S; requests come in between."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        journal_dir: Path,
+        sink: Sink,
+        meter: Meter | None = None,
+        *,
+        version: str,
+        listener: Listener | None = None,
+        fsync: bool = False,
+        keep_segments: int = 20,
+    ) -> None:
+        self.clock = clock
+        self.ledger = Ledger()
+        self.journal = Journal(journal_dir, fsync=fsync)
+        self.dead = False
+        self._sink, self._meter, self._listener = sink, meter or NoMeter(), listener
+        self._version, self._keep_segments = version, keep_segments
+        self._outputs: list[Output] = []
+        self._counts: dict[int, int] = {}
+        self._next_handle = 0
+        self._by_request_id: dict[str, int] = {}
+        self._flying = 0
+
+    def recover(self) -> int:
+        """Take up where the last run ended: replay the journal, begin a new segment. Returns outputs made."""
+        made = 0
+        self.ledger, outputs = replay.recover(self.journal.directory, self._sink.progress())
+        for segment, out in outputs:
+            self._sink.put(out, segment)
+            made += len(out)
+        self.journal.begin_segment(self.ledger.state)
+        now = max(self.clock.now_us(), self.ledger.state.watermarks.get(SOURCE, 0) + 1)
+        self._say(ServiceStarted(t_us=now, source=SOURCE, version=self._version))
+        self._next_handle = self.ledger.next_handle(SOURCE)
+        self._flush()
+        return made
+
+    def declare(self, event: BackendDeclared) -> None:
+        self._say(event)
+
+    def start(
+        self,
+        request_id: str,
+        *,
+        route: str,
+        backend: str | None,
+        model: str | None,
+        tenant: str | None,
+        streamed: bool,
+        body_bytes: int,
+    ) -> int:
+        """A request goes to its backend now. Returns the handle for the calls below."""
+        handle = self._next_handle
+        self._next_handle += 1
+        event = RequestStarted(
+            t_us=self.clock.now_us(),
+            handle=handle,
+            uid=uuid4().hex,
+            request_id=request_id,
+            backend=backend,
+            model=model,
+            route=route,
+            tenant=tenant,
+            streamed=streamed,
+            body_bytes=body_bytes,
+        )
+        self._by_request_id[request_id] = handle
+        self._flying += 1
+        if self._flying == 1:
+            self._meter.set_busy(True)
+        self._say(event)
+        return handle
+
+    def first(self, handle: int) -> None:
+        """The first token came by."""
+        self._say(FirstToken(t_us=self.clock.now_us(), handle=handle))
+
+    def tokens(self, handle: int, count: int) -> None:
+        """`count` stream events came by. Cheap: they are said together at the next tick."""
+        self._counts[handle] = self._counts.get(handle, 0) + count
+
+    def finish(
+        self,
+        handle: int,
+        status: Status,
+        http_status: int | None,
+        *,
+        usage: Usage | None = None,
+        times: EngineTimes | None = None,
+        error: str | None = None,
+    ) -> RequestRecord | None:
+        """The request is over: write that down, then return its record so far (provisional)."""
+        now = self.clock.now_us()
+        self._flying -= 1
+        self._say_tick(now)
+        self._say(
+            RequestFinished(
+                t_us=now,
+                handle=handle,
+                status=status,
+                http_status=http_status,
+                usage=usage,
+                times=times,
+                error=error,
+            )
+        )
+        self._flush()
+        return self.ledger.provisional(handle)
+
+    def provisional(self, request_id: str) -> RequestRecord | None:
+        """A request that is not settled yet, by its request id."""
+        handle = self._by_request_id.get(request_id)
+        return None if handle is None else self.ledger.provisional(handle)
+
+    def tick(self) -> None:
+        """Hand on what came since the last tick, settle what can be settled, keep the journal in size."""
+        for event in self._meter.drain():
+            self._say(event)
+        self._say_tick(self.clock.now_us())
+        self._flush()
+        if self._flying == 0 and not self.ledger.state.open:
+            self._meter.set_busy(False)
+        if self.journal.wants_new_segment:
+            self.journal.begin_segment(self.ledger.state)
+            stored = self._sink.progress()
+            if stored is not None:
+                self.journal.drop_before(min(stored, self.journal.segment - self._keep_segments))
+
+    def close(self) -> None:
+        """Say the last tick and let go of the journal. What is open there is closed as lost by the next start."""
+        self.tick()
+        self.journal.close()
+
+    def _say(self, event: AnyEvent) -> None:
+        self.journal.append(event)
+        out = self.ledger.hear(event)
+        if self._listener is not None:
+            self._listener.event(event)
+        for output in out:
+            if isinstance(output, RequestRecord):
+                self._by_request_id.pop(output.request_id, None)
+            if self._listener is not None:
+                self._listener.output(output)
+        self._outputs += out
+
+    def _say_tick(self, now_us: int) -> None:
+        counts, self._counts = self._counts, {}
+        self._say(Tick(t_us=now_us, source=SOURCE, handles=list(counts), tokens=list(counts.values())))
+
+    def _flush(self) -> None:
+        if self.journal.flush() and self._outputs:
+            outputs, self._outputs = self._outputs, []
+            self._sink.put(outputs, self.journal.segment)

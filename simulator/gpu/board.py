@@ -201,7 +201,7 @@ class Board:
         """The truth: cumulative microjoules at `t_us`, as far back as the ring reaches."""
         block = self._gpus[gpu]
         head, ring = block.head, block.ring
-        low, high = max(0, head - RING_POINTS), head - 1
+        low, high = max(0, head - RING_POINTS + 1), head - 1
         if t_us >= ring[high % RING_POINTS].t_us:
             last = ring[high % RING_POINTS]
             return int(last.energy_uj + (t_us - last.t_us) * block.idle_power_mw // 1000)

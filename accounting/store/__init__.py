@@ -1,0 +1,1 @@
+"""The store: settled records and books in SQL (SQLite by default, PostgreSQL by URL)."""

@@ -1,0 +1,132 @@
+"""Opening the database and bringing its schema up to date."""
+
+from __future__ import annotations
+
+import importlib.resources
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+
+BUSY_TIMEOUT_MS = 5_000
+"""How long SQLite waits for another process's lock before it gives up with "database is locked"."""
+
+MIGRATION_LOCK = 0x6A6F756C6567
+"""Key of PostgreSQL's advisory lock that keeps two services from migrating at once ("jouleg" in ASCII)."""
+
+_POSTGRES_ARGUMENTS: dict[str, Any] = {
+    "connect_timeout": 10,  # seconds
+    "tcp_user_timeout": 30_000,  # ms: a server that went silent counts as gone, a slow query does not
+    "application_name": "joulegate",
+}
+
+
+class StoreError(Exception):
+    """The store could not do what was asked. The message says what and why to a human, without passwords."""
+
+
+def reason(error: Exception) -> str:
+    """One line of `error`: the driver's own words where there are some, without statement and parameters."""
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    return next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__).strip()
+
+
+@contextmanager
+def store_errors(engine: Engine, doing: str) -> Iterator[None]:
+    """Turn a database error into a `StoreError` that says what was being done, where, and why it failed."""
+    try:
+        yield
+    except (SQLAlchemyError, CommandError) as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise StoreError(f"{doing} ({where}): {reason(error)}") from error
+
+
+def connect(url: str) -> Engine:
+    """An engine for `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.
+
+    Nothing is opened yet, so a database that is away is no error here; the directory of an SQLite file is
+    made. Raises StoreError for a URL that cannot be used.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:  # its message repeats the URL, which may hold a password
+        raise StoreError(
+            "the store's URL is not one: write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return _sqlite(parsed)
+    if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
+        return _postgres(parsed.set(drivername="postgresql+psycopg"))
+    raise StoreError(f"the store cannot be {parsed.drivername!r}: use sqlite or postgresql")
+
+
+def _sqlite(url: URL) -> Engine:
+    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        raise StoreError("the store needs a file: write sqlite:///PATH (four slashes for an absolute path)")
+    directory = Path(url.database).parent
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the store's directory {directory}: {error.strerror}") from error
+    engine = create_engine(url)
+
+    # The driver would begin no transaction before DDL, so that a migration could stop half-way. The two
+    # listeners take the transactions over from it, as SQLAlchemy's SQLite page describes.
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(
+            f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}"
+        )
+
+    return engine
+
+
+def _postgres(url: URL) -> Engine:
+    try:
+        arguments = {key: value for key, value in _POSTGRES_ARGUMENTS.items() if key not in url.query}
+        return create_engine(url, pool_pre_ping=True, connect_args=arguments)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        raise StoreError("PostgreSQL needs its driver: pip install 'joulegate[postgres]'") from error
+
+
+def writing(engine: Engine) -> Connection:
+    """A connection whose transactions will write: SQLite takes its lock at once, to not fail half-way."""
+    return engine.connect().execution_options(sqlite_begin="IMMEDIATE")
+
+
+def alembic_config() -> Config:
+    """Alembic's configuration for the migrations that are installed with this package."""
+    config = Config()
+    # Config is an INI file at heart: a percent sign in the path has to be doubled.
+    config.set_main_option("script_location", str(importlib.resources.files("migrations")).replace("%", "%%"))
+    return config
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the schema to the newest revision, in one transaction: wholly or not at all.
+
+    Services that start together wait for each other. Raises StoreError where the database cannot be reached,
+    is no database, or was made by a newer joulegate.
+    """
+    config = alembic_config()
+    with store_errors(engine, "cannot prepare the store"), writing(engine) as connection, connection.begin():
+        if connection.dialect.name == "postgresql":
+            connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

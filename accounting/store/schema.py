@@ -1,0 +1,122 @@
+"""The tables: one row per request, per share of a GPU, per book entry, and how far each journal is stored.
+
+Energies are integer microjoules and times integer UTC microseconds, both 64 bits wide. NULL means "not
+known", as None does in the records. A change here needs a migration in `migrations/versions/`; a test
+compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+TEXT_LIMIT = 512
+"""Longest text, in characters, in a column that is part of an index.
+
+PostgreSQL refuses an index row above 2704 bytes (a third of a page); 512 characters of UTF-8 stay below.
+"""
+
+
+def stored_text(text: str, limit: int = TEXT_LIMIT) -> str:
+    """`text` as the tables hold it: cut to `limit`, without what a database refuses.
+
+    PostgreSQL takes no NUL and neither database takes half a surrogate pair; both can stand in a client's
+    JSON. Look-ups must pass their keys through here too.
+    """
+    if text.isascii() and "\0" not in text:
+        return text[:limit]
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")[:limit]
+
+
+class Base(DeclarativeBase):
+    """Base of all tables. Constraints get fixed names, so that a migration can drop them on any database."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map: ClassVar = {int: BigInteger, str: Text}
+
+
+class StoredRequest(Base):
+    """A `RequestRecord` without its shares."""
+
+    __tablename__ = "requests"
+
+    uid: Mapped[str] = mapped_column(primary_key=True)
+    request_id: Mapped[str] = mapped_column(index=True)
+    backend: Mapped[str | None]
+    model: Mapped[str | None]
+    route: Mapped[str]
+    tenant: Mapped[str | None]
+    streamed: Mapped[bool]
+    status: Mapped[str]
+    http_status: Mapped[int | None]
+    error: Mapped[str | None]
+    started_us: Mapped[int]
+    first_token_us: Mapped[int | None]
+    finished_us: Mapped[int]
+    prompt_tokens: Mapped[int | None]
+    cached_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    energy_uj: Mapped[int | None]
+    prefill_uj: Mapped[int | None]
+    decode_uj: Mapped[int | None]
+    uncertainty_uj: Mapped[int | None]
+    unmeasured_us: Mapped[int]
+    method: Mapped[str]
+    meter: Mapped[str]
+    simulated: Mapped[bool]
+    state: Mapped[str]
+
+    # Lists come newest first, often of one tenant, model or backend: each index ends in the list's order.
+    __table_args__ = (
+        Index(None, "finished_us", "uid"),
+        Index(None, "tenant", "finished_us", "uid"),
+        Index(None, "model", "finished_us", "uid"),
+        Index(None, "backend", "finished_us", "uid"),
+    )
+
+
+class StoredShare(Base):
+    """A `GpuShare` of a request."""
+
+    __tablename__ = "request_shares"
+
+    uid: Mapped[str] = mapped_column(ForeignKey("requests.uid", ondelete="CASCADE"), primary_key=True)
+    gpu: Mapped[str] = mapped_column(primary_key=True)
+    prefill_uj: Mapped[int]
+    decode_uj: Mapped[int]
+
+
+class StoredBook(Base):
+    """A `BookEntry`."""
+
+    __tablename__ = "books"
+
+    gpu: Mapped[str] = mapped_column(primary_key=True)
+    t0_us: Mapped[int] = mapped_column(primary_key=True, index=True)
+    t1_us: Mapped[int]
+    covered_us: Mapped[int]
+    measured_uj: Mapped[int | None]
+    requests_uj: Mapped[int]
+    idle_uj: Mapped[int]
+    unobserved_uj: Mapped[int]
+    unmeasured_uj: Mapped[int]
+    requests: Mapped[int]
+    method: Mapped[str]
+    simulated: Mapped[bool]
+
+
+class JournalProgress(Base):
+    """How far a journal is stored: all that its segments before `segment` produce is in the tables."""
+
+    __tablename__ = "journal_progress"
+
+    journal: Mapped[str] = mapped_column(primary_key=True)
+    segment: Mapped[int]

@@ -1,0 +1,284 @@
+"""Writes what the ledger concludes to the database, in a thread of its own.
+
+Outputs queue in memory and go to the tables in batches, each with the journal's progress in one transaction.
+A row that is already there is left alone, so an output may come twice. A database that is away, locked or
+full is tried again for ever; meanwhile the queue grows by about 1 kB per output, and what a dying process
+takes with it the journal still has.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
+
+from accounting.records import BookEntry, Output, RequestRecord
+from accounting.store.engine import reason, store_errors, writing
+from accounting.store.schema import (
+    TEXT_LIMIT,
+    Base,
+    JournalProgress,
+    StoredBook,
+    StoredRequest,
+    StoredShare,
+    stored_text,
+)
+
+log = logging.getLogger(__name__)
+
+BATCH_OUTPUTS = 2_000
+"""A transaction takes whole puts until it holds this many outputs: short enough to let other writers in."""
+
+RETRY_FIRST_S = 0.1
+RETRY_MOST_S = 10.0
+"""The wait after a failure doubles from the first to the most."""
+
+ERROR_TEXT_LIMIT = 4_096
+"""Longest error text kept, in characters. It stands in no index."""
+
+_REQUEST_FIELDS = tuple(c.name for c in StoredRequest.__table__.columns)
+_BOOK_FIELDS = tuple(c.name for c in StoredBook.__table__.columns)
+
+Row = dict[str, Any]
+
+
+class StoreWriter:
+    """Stores outputs exactly once. `put` never blocks; everything may be called from any thread."""
+
+    def __init__(self, engine: Engine, journal_id: str) -> None:
+        self._engine = engine
+        self._journal_id = journal_id
+        self._changed = threading.Condition()
+        self._queue: deque[tuple[Sequence[Output], int]] = deque()
+        self._puts = 0
+        self._puts_stored = 0
+        self._pending = 0
+        self._last_error: str | None = None
+        self._hurry = False  # flush or close asks for a try right now, without waiting for the back-off
+        self._closed = False  # no more puts
+        self._stop = False  # the thread shall end, stored or not
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, outputs: Sequence[Output], segment: int) -> None:
+        """Store `outputs`. With them, all that the journal's segments before `segment` produce is stored.
+
+        Returns at once, whatever the database does. Raises RuntimeError after `close`.
+        """
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the store's writer is closed")
+            self._queue.append((tuple(outputs), segment))
+            self._puts += 1
+            self._pending += len(outputs)
+            self._changed.notify_all()
+
+    @property
+    def pending(self) -> int:
+        """Outputs that are not stored yet."""
+        with self._changed:
+            return self._pending
+
+    @property
+    def last_error(self) -> str | None:
+        """Why the database takes nothing at the moment, or None when it works."""
+        with self._changed:
+            return self._last_error
+
+    def flush(self, timeout_s: float) -> bool:
+        """Try at once and wait until all that was put before is stored; False when time runs out."""
+        with self._changed:
+            wanted = self._puts
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._puts_stored >= wanted or self._ended, timeout_s)
+            return self._puts_stored >= wanted
+
+    def close(self, timeout_s: float) -> bool:
+        """Take no more puts, store what is left and end the thread; False when something was left unstored.
+
+        A thread that hangs in the database is left behind (it keeps no process alive).
+        """
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            self._closed = True
+        stored = self.flush(timeout_s)
+        with self._changed:
+            self._stop = True
+            self._changed.notify_all()
+        self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        if not stored:
+            log.warning("store: closed with %d outputs unstored; the journal has them", self.pending)
+        return stored
+
+    def progress(self) -> int | None:
+        """The first segment of the journal that is not wholly stored; None when nothing was ever stored.
+
+        Asks the database from the caller's thread. Raises StoreError when it cannot be read.
+        """
+        query = select(JournalProgress.segment).where(
+            JournalProgress.journal == stored_text(self._journal_id)
+        )
+        with (
+            store_errors(self._engine, "cannot read the journal's progress"),
+            self._engine.connect() as connection,
+        ):
+            return connection.execute(query).scalar_one_or_none()
+
+    # The thread.
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._next_batch()) is not None:
+                outputs, segment, puts = batch
+                if not self._store_for_sure(outputs, segment):
+                    return
+                with self._changed:
+                    self._pending -= len(outputs)
+                    self._puts_stored += puts
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ended = True
+                if not self._stop:
+                    self._last_error = "the store's thread died; its traceback is in the log"
+                self._changed.notify_all()
+
+    def _next_batch(self) -> tuple[list[Output], int, int] | None:
+        """The next outputs, the segment they reach and how many puts they are; None: time to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._stop)
+            if self._stop:
+                return None
+            outputs: list[Output] = []
+            segment = puts = 0
+            while self._queue and len(outputs) < BATCH_OUTPUTS:
+                more, reached = self._queue.popleft()
+                outputs += more
+                segment = max(segment, reached)
+                puts += 1
+            return outputs, segment, puts
+
+    def _store_for_sure(self, outputs: Sequence[Output], segment: int) -> bool:
+        """Try until it works; False when told to stop before."""
+        delay_s = RETRY_FIRST_S
+        failed_at_s: float | None = None
+        while True:
+            try:
+                refused = self._store(outputs, segment)
+            except (SQLAlchemyError, OSError) as error:
+                if failed_at_s is None:
+                    failed_at_s = time.monotonic()
+                    log.warning(
+                        "store: cannot write (%s); keeping everything and trying again", reason(error)
+                    )
+                with self._changed:
+                    self._last_error = reason(error)
+                    self._changed.wait_for(lambda: self._stop or self._hurry, delay_s)
+                    self._hurry = False
+                    if self._stop:
+                        return False
+                delay_s = min(2 * delay_s, RETRY_MOST_S)
+                continue
+            if failed_at_s is not None:
+                log.warning("store: writing again after %.1f s", time.monotonic() - failed_at_s)
+            for output, why in refused:
+                log.error("store: left out, as the database can never take it (%s): %r", why, output)
+            with self._changed:
+                self._last_error = None
+            return True
+
+    def _store(self, outputs: Sequence[Output], segment: int | None) -> list[tuple[Output, str]]:
+        """Store all of it and return the rows that can never be stored, found by halving the batch."""
+        try:
+            with writing(self._engine) as connection, connection.begin():
+                _write(connection, outputs)
+                if segment is not None:
+                    _move_progress(connection, self._journal_id, segment)
+        except (SQLAlchemyError, OverflowError, ValueError) as error:
+            if not _is_refusal(error) or not outputs:
+                raise
+            if len(outputs) == 1:
+                return [
+                    (outputs[0], reason(error)),
+                    *(self._store((), segment) if segment is not None else ()),
+                ]
+            half = len(outputs) // 2
+            # Progress moves with the last piece only: until then not all of the batch is stored.
+            return self._store(outputs[:half], None) + self._store(outputs[half:], segment)
+        return []
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a row is at fault and not the database (a number beyond 64 bits, say): no new try helps."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, DataError | IntegrityError)
+    return isinstance(error, StatementError | OverflowError | ValueError)
+
+
+def _insert(connection: Connection, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
+    insert: Callable[[type[Base]], postgresql.Insert | sqlite.Insert] = (
+        postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    )
+    return insert(table)
+
+
+def _write(connection: Connection, outputs: Sequence[Output]) -> None:
+    requests = [o for o in outputs if isinstance(o, RequestRecord)]
+    books = [o for o in outputs if isinstance(o, BookEntry)]
+    if requests:
+        rows = [_request_row(r) for r in requests]
+        known = connection.scalars(
+            select(StoredRequest.uid).where(StoredRequest.uid.in_([r["uid"] for r in rows]))
+        )
+        stored = set(known)
+        connection.execute(_insert(connection, StoredRequest).on_conflict_do_nothing(), rows)
+        # A request's shares come from one version of its record: the first, as with the request itself.
+        shares = [share for r in requests for share in _share_rows(r) if share["uid"] not in stored]
+        if shares:
+            connection.execute(_insert(connection, StoredShare).on_conflict_do_nothing(), shares)
+    if books:
+        connection.execute(
+            _insert(connection, StoredBook).on_conflict_do_nothing(), [_book_row(b) for b in books]
+        )
+
+
+def _move_progress(connection: Connection, journal_id: str, segment: int) -> None:
+    insert = _insert(connection, JournalProgress)
+    forward = insert.on_conflict_do_update(
+        index_elements=["journal"],
+        set_={"segment": insert.excluded.segment},
+        where=JournalProgress.segment < insert.excluded.segment,
+    )
+    connection.execute(forward, {"journal": stored_text(journal_id), "segment": segment})
+
+
+def _cleaned(row: Mapping[str, Any]) -> Row:
+    return {
+        name: stored_text(value, ERROR_TEXT_LIMIT if name == "error" else TEXT_LIMIT)
+        if isinstance(value, str)
+        else value
+        for name, value in row.items()
+    }
+
+
+def _request_row(record: RequestRecord) -> Row:
+    return _cleaned({name: getattr(record, name) for name in _REQUEST_FIELDS})
+
+
+def _book_row(entry: BookEntry) -> Row:
+    return _cleaned({name: getattr(entry, name) for name in _BOOK_FIELDS})
+
+
+def _share_rows(record: RequestRecord) -> list[Row]:
+    uid = stored_text(record.uid)
+    return [_cleaned({"uid": uid, **msgspec.structs.asdict(share)}) for share in record.shares]

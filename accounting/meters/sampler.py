@@ -33,7 +33,7 @@ from accounting.meters.wire import BUSY, Config, GpuInfo, Listing, Told
 DITHER = 0.25
 CALL_SHARE = 0.05
 SLOWEST_S = 1.0
-"""At most this part of the time is spent in NVML calls: where they are slow, reads become rarer, down to 1 s."""
+"""At most this part of the time is spent in NVML calls: slow ones become rarer, down to one per second."""
 
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
 

@@ -57,7 +57,7 @@ def connect(url: str) -> Engine:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:  # its message repeats the URL, which may hold a password
+    except (ArgumentError, ValueError):  # the message may repeat the URL and with it a password
         raise StoreError(
             "the store's URL is not one: write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         ) from None

@@ -1,0 +1,156 @@
+"""The migrations make the schema of the models, keep the data, and happen wholly or not at all."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Engine, inspect, text
+
+import migrations
+from accounting.records import BookEntry, RequestRecord
+from accounting.store.engine import StoreError, alembic_config, connect, migrate, writing
+from accounting.store.queries import StoreReader
+from accounting.store.schema import Base, StoredBook, StoredRequest
+from accounting.store.writer import StoreWriter
+from tests.accounting.store.databases import Database
+from tests.accounting.store.examples import book, record
+
+TABLES = {"requests", "request_shares", "books", "journal_progress"}
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names()) - {"alembic_version"}
+
+
+def alembic(connection: Connection, step: str, revision: str) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    getattr(command, step)(config, revision)
+
+
+def test_the_migrated_schema_is_that_of_the_models(database: Database) -> None:
+    with database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_primary_and_foreign_keys_are_those_of_the_models(database: Database) -> None:
+    found = inspect(database.engine)
+    for name, table in Base.metadata.tables.items():
+        assert found.get_pk_constraint(name)["constrained_columns"] == [c.name for c in table.primary_key]
+    (key,) = found.get_foreign_keys("request_shares")
+    assert (key["referred_table"], key["referred_columns"]) == ("requests", ["uid"])
+    assert key["options"] == {"ondelete": "CASCADE"}
+
+
+def test_the_tables_have_a_column_for_every_field() -> None:
+    def columns(table: type[Base]) -> set[str]:
+        return set(inspect(table).columns.keys())
+
+    assert columns(StoredRequest) == set(RequestRecord.__struct_fields__) - {"shares"}
+    assert columns(StoredBook) == set(BookEntry.__struct_fields__)
+
+
+def test_migrating_again_keeps_the_data(database: Database) -> None:
+    writer = StoreWriter(database.engine, "journal-1")
+    writer.put([record(1), book(1)], segment=4)
+    assert writer.close(timeout_s=20)
+    migrate(database.engine)
+    reader = StoreReader(database.engine)
+    assert reader.request("uid-000001") == record(1)
+    assert len(reader.books().rows) == 1
+
+
+def test_every_revision_goes_down_and_up_again_with_data_in_it(database: Database) -> None:
+    writer = StoreWriter(database.engine, "journal-1")
+    writer.put([record(1), book(1)], segment=4)
+    assert writer.close(timeout_s=20)
+    with writing(database.engine) as connection, connection.begin():
+        alembic(connection, "downgrade", "base")
+    assert tables(database.engine) == set()
+    migrate(database.engine)
+    assert tables(database.engine) == TABLES
+    assert StoreReader(database.engine).request("uid-000001") is None
+
+
+def test_a_migration_that_is_interrupted_leaves_nothing_behind(empty_database: Database) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def stop_half_way() -> None:
+        with writing(empty_database.engine) as connection, connection.begin():
+            alembic(connection, "upgrade", "head")
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        stop_half_way()
+    assert inspect(empty_database.engine).get_table_names() == []
+    migrate(empty_database.engine)
+    assert tables(empty_database.engine) == TABLES
+
+
+def test_services_that_start_together_all_find_the_tables(empty_database: Database) -> None:
+    together = threading.Barrier(4)
+    worked: list[set[str]] = []
+
+    def start() -> None:
+        engine = connect(empty_database.url)
+        together.wait()
+        migrate(engine)
+        worked.append(tables(engine))
+        engine.dispose()
+
+    threads = [threading.Thread(target=start) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert worked == [TABLES] * 4
+
+
+def test_a_database_of_a_newer_joulegate_is_refused(database: Database) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(StoreError, match="9999"):
+        migrate(database.engine)
+
+
+def test_a_database_that_is_away_is_said_to_be_so(empty_database: Database) -> None:
+    migrate(empty_database.engine)
+    with empty_database.away(), pytest.raises(StoreError, match="cannot prepare the store"):
+        migrate(empty_database.engine)
+
+
+def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "store.db").write_bytes(b"not a database" * 1_000)
+    with pytest.raises(StoreError, match="file is not a database"):
+        migrate(connect(f"sqlite:///{tmp_path}/store.db"))
+
+
+def test_developers_can_use_alembic_itself(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/store.db"
+    for arguments in (["upgrade", "head"], ["check"]):
+        subprocess.run(
+            [
+                *(
+                    sys.executable,
+                    "-m",
+                    "alembic",
+                    "-c",
+                    str(Path(migrations.__file__).with_name("alembic.ini")),
+                ),
+                *("-x", f"url={url}", *arguments),
+            ],
+            check=True,
+            cwd=tmp_path,
+            capture_output=True,
+        )
+    engine = connect(url)
+    assert tables(engine) == TABLES
+    engine.dispose()

@@ -1,0 +1,151 @@
+"""`python -m simulator serve`: a simulated engine on 127.0.0.1. See `--help`."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import click
+import uvicorn
+from starlette.types import ASGIApp
+
+from simulator import cards
+from simulator.cards import BLOCK_TOKENS, GPUS, MODELS
+from simulator.engine import Engine
+from simulator.faults import Faults
+from simulator.gpu import board as boards
+from simulator.metrics import Metrics
+from simulator.scheduler import Scheduler
+from simulator.server import create_app
+from simulator.surface import Config
+
+SPECS = {"h100": boards.H100, "b200": boards.B200}
+READY = "simulator ready on "
+"""Beginning of the line that is printed when requests are served; the address follows."""
+
+
+@click.group()
+def main() -> None:
+    """A vLLM-like engine in real time on simulated GPUs."""
+
+
+@main.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one"
+)
+@click.option(
+    "--board", type=click.Path(path_type=Path), required=True, help="file with the GPUs' true curves"
+)
+@click.option("--create-board", is_flag=True, help="make the board, with just the GPUs that are needed")
+@click.option("--gpu", type=click.Choice(sorted(GPUS)), default="h100", show_default=True)
+@click.option("--gpus", type=click.IntRange(1, 16), default=1, show_default=True, help="tensor-parallel GPUs")
+@click.option(
+    "--first-gpu", type=click.IntRange(0), default=0, show_default=True, help="its index on the board"
+)
+@click.option("--model", type=click.Choice(sorted(MODELS)), default="llama-3.1-8b", show_default=True)
+@click.option("--served-model-name", default=None, help="default: the model's name")
+@click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--max-num-batched-tokens", type=click.IntRange(1), default=8192, show_default=True)
+@click.option(
+    "--max-model-len", type=click.IntRange(2), default=None, help="default: the model's, if it fits"
+)
+@click.option("--kv-blocks", type=click.IntRange(1), default=None, help="default: what fits into memory")
+@click.option("--metrics-per-request/--no-metrics-per-request", default=True, show_default=True)
+@click.option("--log-iterations", is_flag=True, help="one line per engine step on stderr")
+@click.option("--allow-faults", is_flag=True, help="serve POST /simulator/fault")
+@click.option("--seed", type=int, default=0, show_default=True, help="of the noise on time and energy")
+def serve(
+    port: int,
+    board: Path,
+    create_board: bool,
+    gpu: str,
+    gpus: int,
+    first_gpu: int,
+    model: str,
+    served_model_name: str | None,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    max_model_len: int | None,
+    kv_blocks: int | None,
+    metrics_per_request: bool,
+    log_iterations: bool,
+    allow_faults: bool,
+    seed: int,
+) -> None:
+    """Serve until SIGTERM. Prints one line when ready."""
+    card = MODELS[model]
+    blocks = kv_blocks or cards.kv_blocks(card, GPUS[gpu], gpus)
+    if blocks < 1:
+        raise click.UsageError(f"{model} does not fit into the memory of {gpus} x {gpu}")
+    length = max_model_len or min(card.max_model_len, blocks * BLOCK_TOKENS)
+    if length > blocks * BLOCK_TOKENS:
+        raise click.UsageError(f"one request of {length} tokens would not fit into {blocks} KV blocks")
+    if create_board:
+        curve = boards.Board.create(board, [SPECS[gpu].numbered(n) for n in range(first_gpu + gpus)])
+    else:
+        curve = boards.Board.attach(board)
+    if len(curve) < first_gpu + gpus:
+        raise click.UsageError(f"the board has {len(curve)} GPUs, {first_gpu + gpus} are needed")
+    name = served_model_name or model
+    scheduler = Scheduler(
+        kv_blocks=blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
+    )
+    metrics = Metrics(name)
+    metrics.watch(
+        running=lambda: len(scheduler.running),
+        waiting=lambda: len(scheduler.waiting),
+        kv=lambda: scheduler.cache.usage,
+    )
+
+    async def serve_both() -> None:
+        engine = Engine(
+            model=card,
+            gpu=GPUS[gpu],
+            curve=curve,
+            gpu_indices=range(first_gpu, first_gpu + gpus),
+            scheduler=scheduler,
+            metrics=metrics,
+            seed=seed,
+            log_iterations=log_iterations,
+        )
+        config = Config(name, card.hf_id, length, metrics_per_request)
+        app: ASGIApp = create_app(engine, config)
+        await _serve(Faults(app) if allow_faults else app, engine, port)
+
+    with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
+        runner.run(serve_both())
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens once it does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.servers:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            print(f"{READY}http://{host}:{port}", flush=True)
+
+
+async def _serve(app: ASGIApp, engine: Engine, port: int) -> None:
+    """Serve and run the engine; if either fails the other ends, too."""
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        proxy_headers=False,
+        access_log=False,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(engine.run())
+        await _Server(config).serve()
+        task.cancel()
+
+
+if __name__ == "__main__":
+    main()

@@ -209,9 +209,16 @@ class NvmlMeter:
                 gpu.is_up = False
                 message = f"no read for {quiet_us / 1e6:.1f} s: an NVML call hangs (see dmesg)"
                 self._say_down(now_us, gpu.up.gpu, "STALE", message)
-        if not self._gpus and not self._down and now_us - self._spawned_us > START_S * 1e6:
-            for name in self._config.gpus or ["*"]:
+        if now_us - self._spawned_us > START_S * 1e6:
+            for name in self._unheard():
                 self._say_down(now_us, name, "STALE", "NVML does not finish its start: the driver hangs")
+
+    def _unheard(self) -> list[str]:
+        """The GPUs of which this child has said nothing yet ("*": of any), as far as we know their names."""
+        if self._config.gpus is None:
+            return [] if self._gpus or self._down else ["*"]
+        heard = {gpu.up.gpu for gpu in self._gpus.values()} | self._down.keys()
+        return [gpu for gpu in self._config.gpus if gpu not in heard]
 
     def _bury(self, now_us: int, ended: str) -> None:
         """The child is dead: say so of every GPU that it read, and start another one later."""
@@ -220,11 +227,8 @@ class NvmlMeter:
             self._restart_s = FIRST_RESTART_S  # it worked for a good while: not the old trouble
         for gpu in self._gpus.values():
             self._flush(gpu)
-            if gpu.is_up:
-                self._say_down(now_us, gpu.up.gpu, "SAMPLER_DIED", f"the sampler process ended ({ended})")
-        if not self._gpus and not self._down:
-            for name in self._config.gpus or ["*"]:
-                self._say_down(now_us, name, "SAMPLER_DIED", f"the sampler process ended ({ended})")
+        for name in [gpu.up.gpu for gpu in self._gpus.values() if gpu.is_up] + self._unheard():
+            self._say_down(now_us, name, "SAMPLER_DIED", f"the sampler process ended ({ended})")
         self._gpus = {}
         self._lost_before += self._child.lost_reads
         self._child.close()

@@ -62,6 +62,7 @@ class StoreWriter:
         self._puts_stored = 0
         self._pending = 0
         self._last_error: str | None = None
+        self._stored_segment: int | None = None
         self._hurry = False  # flush or close asks for a try right now, without waiting for the back-off
         self._closed = False  # no more puts
         self._stop = False  # the thread shall end, stored or not
@@ -93,6 +94,12 @@ class StoreWriter:
         """Why the database takes nothing at the moment, or None when it works."""
         with self._changed:
             return self._last_error
+
+    @property
+    def stored_segment(self) -> int | None:
+        """`progress` as this writer has moved it, without asking the database; None before it did."""
+        with self._changed:
+            return self._stored_segment
 
     def flush(self, timeout_s: float) -> bool:
         """Try at once and wait until all that was put before is stored; False when time runs out."""
@@ -145,6 +152,7 @@ class StoreWriter:
                 with self._changed:
                     self._pending -= len(outputs)
                     self._puts_stored += puts
+                    self._stored_segment = segment
                     self._changed.notify_all()
         finally:
             with self._changed:

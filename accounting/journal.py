@@ -16,6 +16,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 
@@ -108,6 +109,8 @@ class Journal:
         self.directory = directory
         self.failure: str | None = None
         """Why the last write failed; None while all is well."""
+        self.id = _identity(directory / "id")
+        """Names this journal in the store, which others may share."""
         self._fsync, self._segment_bytes = fsync, segment_bytes
         self._buffer = bytearray()
         self._fd: int | None = None
@@ -182,6 +185,15 @@ class Journal:
             os.close(self._fd)
             self._fd = None
         os.close(self._lock)
+
+
+def _identity(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        identity = uuid4().hex
+        path.write_text(identity + "\n")
+        return identity
 
 
 def _write_all(fd: int, data: bytes) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
@@ -35,7 +34,7 @@ from accounting.events import (
     Tick,
     Usage,
 )
-from accounting.journal import Journal
+from accounting.journal import Journal, JournalError
 from accounting.ledger import Ledger
 from accounting.records import Output, RequestRecord
 
@@ -43,6 +42,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.05
 """How often token counts and counter reads are handed on."""
+
+RECENT = 2_000
+"""Settled records kept in memory, for whoever asks before the store has them."""
 
 SOURCE = 0
 
@@ -59,6 +61,8 @@ class Sink(Protocol):
 
     def put(self, outputs: Sequence[Output], segment: int) -> None: ...
     def progress(self) -> int | None: ...
+    @property
+    def stored_segment(self) -> int | None: ...
 
 
 class Listener(Protocol):
@@ -84,25 +88,24 @@ class Accountant:
     def __init__(
         self,
         clock: Clock,
-        journal_dir: Path,
+        journal: Journal,
         sink: Sink,
         meter: Meter | None = None,
         *,
         version: str,
         listener: Listener | None = None,
-        fsync: bool = False,
         keep_segments: int = 20,
     ) -> None:
         self.clock = clock
         self.ledger = Ledger()
-        self.journal = Journal(journal_dir, fsync=fsync)
-        self.dead = False
+        self.journal = journal
         self._sink, self._meter, self._listener = sink, meter or NoMeter(), listener
         self._version, self._keep_segments = version, keep_segments
         self._outputs: list[Output] = []
         self._counts: dict[int, int] = {}
         self._next_handle = 0
         self._by_request_id: dict[str, int] = {}
+        self._recent: dict[str, RequestRecord] = {}
         self._flying = 0
 
     def recover(self) -> int:
@@ -191,10 +194,21 @@ class Accountant:
         self._flush()
         return self.ledger.provisional(handle)
 
-    def provisional(self, request_id: str) -> RequestRecord | None:
-        """A request that is not settled yet, by its request id."""
+    def find(self, request_id: str) -> RequestRecord | None:
+        """A request in flight or settled just now; None where the store has to be asked."""
         handle = self._by_request_id.get(request_id)
-        return None if handle is None else self.ledger.provisional(handle)
+        if handle is not None and (record := self.ledger.provisional(handle)) is not None:
+            return record
+        return self._recent.get(request_id)
+
+    @property
+    def in_flight(self) -> int:
+        return self._flying
+
+    @property
+    def settled(self) -> bool:
+        """Whether no request is waiting for its final figure."""
+        return not self.ledger.state.open
 
     def tick(self) -> None:
         """Hand on what came since the last tick, settle what can be settled, keep the journal in size."""
@@ -205,13 +219,19 @@ class Accountant:
         if self._flying == 0 and not self.ledger.state.open:
             self._meter.set_busy(False)
         if self.journal.wants_new_segment:
+            self._begin_segment()
+
+    def _begin_segment(self) -> None:
+        try:
             self.journal.begin_segment(self.ledger.state)
-            stored = self._sink.progress()
-            if stored is not None:
-                self.journal.drop_before(min(stored, self.journal.segment - self._keep_segments))
+        except JournalError as error:
+            log.error("%s; going on with the old segment", error)
+            return
+        if (stored := self._sink.stored_segment) is not None:
+            self.journal.drop_before(min(stored, self.journal.segment - self._keep_segments))
 
     def close(self) -> None:
-        """Say the last tick and let go of the journal. What is open there is closed as lost by the next start."""
+        """Say the last tick, let go of the journal. What it leaves open the next start closes as lost."""
         self.tick()
         self.journal.close()
 
@@ -223,6 +243,9 @@ class Accountant:
         for output in out:
             if isinstance(output, RequestRecord):
                 self._by_request_id.pop(output.request_id, None)
+                self._recent[output.request_id] = output
+                while len(self._recent) > RECENT:
+                    del self._recent[next(iter(self._recent))]
             if self._listener is not None:
                 self._listener.output(output)
         self._outputs += out

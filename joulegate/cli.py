@@ -1,0 +1,38 @@
+"""The command line: `joulegate COMMAND`. Each command is a file in `commands/`."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from joulegate import __version__
+
+COMMANDS = {
+    "serve": "run the proxy",
+    "demo": "show joules per request on a simulated GPU",
+    "replay": "compute the books of a journal again",
+}
+
+
+class _Lazy(click.Group):
+    """Imports a command only when it is used: `joulegate --help` should not wait for a web framework."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"joulegate.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="joulegate")
+def main() -> None:
+    """Tell what each inference request cost in joules."""

@@ -1,0 +1,168 @@
+"""`joulegate serve`: the proxy in front of one or more engines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+import uvicorn
+
+from accounting.journal import JournalError
+from accounting.meters.meter import MeterError, list_gpus
+from accounting.meters.wire import GpuInfo
+from accounting.store.engine import StoreError
+from joulegate import __version__
+from proxy.app import create_app
+from proxy.settings import Settings, SettingsError, load
+
+DEFAULT_FILE = Path("joulegate.yaml")
+
+NO_CONFIGURATION = """\
+joulegate needs to know the engine it stands in front of. Any one of these will do:
+
+  joulegate serve --backend http://127.0.0.1:8000     one engine, all GPUs of this machine
+  joulegate serve --config joulegate.yaml             as written in a file such as
+
+      backends:
+        - id: llama
+          url: http://127.0.0.1:8000
+
+  joulegate demo                                      no engine at hand: a simulated one, to see it work
+"""
+
+NO_GPU = """\
+{error}
+
+Without an NVIDIA GPU there are no joules to measure. You can
+  - run joulegate on the machine with the GPUs, next to the engine;
+  - name the library in meter.library, if the driver is installed in an unusual place;
+  - see it work on a simulated GPU: joulegate demo
+  - serve all the same, with every energy null: --no-meter (or meter.source: none).
+"""
+
+
+@click.command()
+@click.option("--config", "-c", type=click.Path(path_type=Path), help="YAML file with the settings.")
+@click.option("--backend", "-b", "urls", multiple=True, metavar="URL", help="An engine; may be given again.")
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on; 0 takes a free one.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the journal and the database go.")
+@click.option("--no-meter", is_flag=True, help="Serve without measuring; every energy is null.")
+def command(
+    config: Path | None,
+    urls: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    no_meter: bool,
+) -> None:
+    """Run the proxy.
+
+    Settings come from --config (or ./joulegate.yaml), from JOULEGATE_ environment variables, and from the
+    options here, each over the one before.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        settings = _settings(config, urls, host, port, data_dir, no_meter)
+        gpus = _gpus(settings)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    listener = _listen(settings)
+    _banner(settings, gpus, listener.getsockname()[1])
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(settings, [gpu.uuid for gpu in gpus if gpu.uuid is not None], version=__version__),
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=30,
+        )
+    )
+    try:
+        server.run(sockets=[listener])
+    except (StoreError, JournalError, MeterError) as error:
+        raise click.ClickException(str(error)) from error
+    if not server.started:
+        sys.exit(1)
+
+
+def _settings(
+    config: Path | None,
+    urls: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    no_meter: bool,
+) -> Settings:
+    if config is None and not urls and DEFAULT_FILE.exists():
+        config = DEFAULT_FILE
+    if config is None and not urls and "JOULEGATE_BACKENDS" not in os.environ:
+        click.echo(NO_CONFIGURATION, err=True)
+        sys.exit(2)
+    values: dict[str, object] = {}
+    if urls:
+        ids = ["engine"] if len(urls) == 1 else [f"engine-{i}" for i in range(1, len(urls) + 1)]
+        values["backends"] = [{"id": i, "url": url} for i, url in zip(ids, urls, strict=True)]
+    return load(
+        config,
+        values,
+        {
+            "server": {"host": host, "port": port},
+            "data_dir": data_dir,
+            "meter": {"source": "none" if no_meter else None},
+        },
+    )
+
+
+def _gpus(settings: Settings) -> list[GpuInfo]:
+    """The GPUs that can be measured. Ends the program where none is found and the settings want all."""
+    if settings.meter.source == "none":
+        return []
+    try:
+        return list_gpus(settings.meter.library)
+    except MeterError as error:
+        if any(backend.gpus == "all" for backend in settings.backends):
+            click.echo(NO_GPU.format(error=error), err=True)
+            sys.exit(2)
+        # GPUs are named: they may come back, and requests are served meanwhile.
+        logging.getLogger(__name__).error("no GPU can be measured now: %s", error)
+        return []
+
+
+def _listen(settings: Settings) -> socket.socket:
+    server = settings.server
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+    except OSError as error:
+        where = f"{server.host}:{server.port}"
+        raise click.ClickException(f"cannot listen on {where}: {error.strerror}") from error
+    listener.listen(2048)
+    listener.set_inheritable(True)
+    return listener
+
+
+def _banner(settings: Settings, gpus: list[GpuInfo], port: int) -> None:
+    host = settings.server.host
+    base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    click.echo(f"joulegate listens on {base} (OpenAI base URL: {base}/v1)")
+    for backend in settings.backends:
+        click.echo(f"  backend {backend.id}: {backend.url}")
+    for gpu in gpus:
+        click.echo(f"  GPU {gpu.uuid}: {gpu.name}")
+    if not gpus:
+        click.echo("  no GPU is measured: energies will be null")
+    click.echo(f"  journal and store: {settings.data_dir}" + (" and SQL" if settings.database_url else ""))
+    click.echo(f"  energy per request: {base}/v1/energy/requests   API: {base}/docs")

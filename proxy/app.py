@@ -1,0 +1,169 @@
+"""The application: FastAPI for joulegate's own routes, the relay for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
+
+from accounting.clock import Clock
+from accounting.events import BackendDeclared
+from accounting.events import ModelCard as CardEvent
+from accounting.figures import Figures
+from accounting.journal import Journal
+from accounting.meters.meter import NvmlMeter
+from accounting.service import TICK_S, Accountant
+from accounting.store.engine import connect, migrate
+from accounting.store.queries import StoreReader
+from accounting.store.writer import StoreWriter
+from proxy import errors
+from proxy.backends import Backend, Backends
+from proxy.metrics import Metrics
+from proxy.relay import Relay, send_error
+from proxy.routes import energy, models, ops
+from proxy.settings import Settings
+from proxy.state import State, Watcher
+from proxy.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+_ENGINE_TOOLS = ("/tokenize", "/detokenize", "/version", "/ping", "/load")
+_ENGINE_WORK = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
+RELAYED = frozenset((*_ENGINE_TOOLS, *_ENGINE_WORK))
+"""Engine routes outside /v1 that pass through. Others may administer the engine and are not offered."""
+
+SETTLE_S = 3.0
+"""At a stop, requests that have ended get this long for their final figures."""
+
+
+def create_app(settings: Settings, gpus: Sequence[str], *, version: str) -> FastAPI:
+    """`gpus`: UUIDs of all GPUs that the meter found, for backends set to `all`."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await _start(app, settings, gpus, stack)
+            yield
+
+    app = FastAPI(
+        title="joulegate",
+        version=version,
+        summary="An OpenAI-compatible proxy that tells what each request cost in joules",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    errors.install(app)
+    app.include_router(ops.router)
+    app.include_router(energy.router)
+    if len(settings.backends) > 1:
+        app.include_router(models.router)
+    app.mount("/", _relay)
+    return app
+
+
+async def _relay(scope: Scope, receive: Receive, send: Send) -> None:
+    path: str = scope["path"]
+    if not path.startswith("/v1/") and path not in RELAYED:
+        await send_error(send, errors.NotFound(f"there is no {path} here"), "")
+        return
+    relay: Relay = scope["app"].state.relay
+    await relay(scope, receive, send)
+
+
+async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: AsyncExitStack) -> None:
+    """Bring everything up, in the order in which one needs the other; the stack takes it down again."""
+    clock = Clock.anchored_now()
+    metrics = Metrics()
+    watcher = Watcher(metrics)
+    backends = Backends(
+        [Backend.of(b, list(gpus) if b.gpus == "all" else list(b.gpus)) for b in settings.backends]
+    )
+    meter = _meter(settings, backends, clock)
+    if meter is not None:
+        stack.callback(meter.close)
+    engine = connect(settings.store_url)
+    stack.callback(engine.dispose)
+    migrate(engine)
+    journal = Journal(settings.data_dir / "journal", fsync=settings.journal.fsync)
+    writer = StoreWriter(engine, journal.id)
+    stack.callback(writer.close, 10.0)
+    keep = settings.journal.keep_segments
+    accountant = Accountant(
+        clock, journal, writer, meter, version=app.version, listener=watcher, keep_segments=keep
+    )
+    again = accountant.recover()
+    if again:
+        log.info("replayed the journal: %d records and book entries made again", again)
+    for configured, backend in zip(settings.backends, backends.all, strict=True):
+        card = configured.model_card
+        accountant.declare(
+            BackendDeclared(
+                t_us=clock.now_us(),
+                backend=backend.id,
+                gpus=backend.gpus,
+                model=CardEvent(**card.model_dump()) if card is not None else None,
+            )
+        )
+    if meter is not None:
+        meter.start()
+    upstream = Upstream(settings.timeouts)
+    await stack.enter_async_context(upstream.running())
+    app.state.relay = Relay(settings, backends, upstream, accountant)
+    app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
+    app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
+    metrics.observe(accountant, backends)
+    stack.callback(accountant.close)
+    stack.push_async_callback(_settle, accountant)
+    await stack.enter_async_context(_background(_tick(accountant)))
+    await stack.enter_async_context(_background(backends.watch()))
+
+
+def _meter(settings: Settings, backends: Backends, clock: Clock) -> NvmlMeter | None:
+    wanted = sorted({gpu for backend in backends.all for gpu in backend.gpus})
+    if settings.meter.source == "none" or not wanted:
+        return None
+    return NvmlMeter(
+        clock,
+        gpus=wanted,
+        library=settings.meter.library,
+        busy_period_s=settings.meter.busy_period_s,
+        idle_period_s=settings.meter.idle_period_s,
+    )
+
+
+async def _tick(accountant: Accountant) -> None:
+    while True:
+        accountant.tick()
+        await asyncio.sleep(TICK_S)
+
+
+async def _settle(accountant: Accountant) -> None:
+    """Wait, within reason, for the final figures of what has ended."""
+    deadline = asyncio.get_running_loop().time() + SETTLE_S
+    while not accountant.settled and asyncio.get_running_loop().time() < deadline:
+        accountant.tick()
+        await asyncio.sleep(TICK_S)
+
+
+@asynccontextmanager
+async def _background(work: object) -> AsyncIterator[None]:
+    """Run a coroutine beside the server. Should it die, the whole service stops rather than go on blind."""
+    assert asyncio.iscoroutine(work)
+    task = asyncio.create_task(work)
+    task.add_done_callback(_report)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a part of joulegate died; stopping", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)

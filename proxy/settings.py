@@ -1,0 +1,214 @@
+"""Every setting: its name, default and meaning, in this one place.
+
+Read from a YAML file and from the environment (`JOULEGATE_SERVER__PORT=8080`; the environment wins), checked
+as a whole: all faults are reported at once, each with its path. docs/settings.md is made from this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings import (
+    SettingsError as EnvError,
+)
+
+
+class SettingsError(Exception):
+    """The configuration cannot be used. The message lists every fault with its path."""
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Server(Group):
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_body_mb: float = Field(
+        100.0, gt=0, description="Largest request body taken, in MB; larger ones get a 413."
+    )
+
+
+class ModelCard(Group):
+    """What is known of the model. Unknown fields stay empty."""
+
+    name: str = Field(description="Name of the model.")
+    total_params: float | None = Field(None, gt=0, description="Parameters.")
+    active_params: float | None = Field(None, gt=0, description="Parameters used per token.")
+    layers: int | None = Field(None, gt=0, description="Layers.")
+    hidden: int | None = Field(None, gt=0, description="Hidden size.")
+    kv_bytes_per_token: float | None = Field(None, gt=0, description="KV cache bytes per token.")
+    weight_bytes: float | None = Field(None, gt=0, description="Bytes of all weights.")
+    experts: int | None = Field(None, gt=0, description="Experts, for a mixture of experts.")
+    experts_per_token: int | None = Field(None, gt=0, description="Experts used per token.")
+
+
+class Backend(Group):
+    id: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the backend in records and metrics."
+    )
+    url: AnyHttpUrl = Field(description="Where the engine listens, without /v1.")
+    gpus: list[str] | Literal["all"] = Field(
+        "all", description="UUIDs of the GPUs it runs on, or all that the meter finds."
+    )
+    models: list[str] | None = Field(
+        None, description="Models it serves; asked from its /v1/models when left out."
+    )
+    model_card: ModelCard | None = Field(None, description="What is known of its model.")
+
+    @field_validator("url")
+    @classmethod
+    def _no_v1(cls, url: AnyHttpUrl) -> AnyHttpUrl:
+        if (url.path or "").rstrip("/").endswith("/v1"):
+            raise ValueError("leave out the /v1 at the end")
+        return url
+
+
+class Meter(Group):
+    source: Literal["nvml", "none"] = Field("nvml", description="How GPUs are measured.")
+    library: Path | None = Field(
+        None, description="Path of libnvidia-ml.so.1, where the system's loader does not find it."
+    )
+    busy_period_s: float = Field(
+        0.03, ge=0.005, le=1.0, description="Time between reads of the counter while requests run."
+    )
+    idle_period_s: float = Field(
+        1.0, ge=0.05, le=4.0, description="Time between reads of the counter when nothing runs."
+    )
+
+
+class Journal(Group):
+    fsync: bool = Field(
+        False, description="Wait for the disk at every flush: survives power loss, costs latency."
+    )
+    keep_segments: int = Field(
+        20, ge=1, description="Segments of 64 MB kept for replay after their records are stored."
+    )
+
+
+class Energy(Group):
+    in_streams: Literal["with_usage", "always", "never"] = Field(
+        "with_usage",
+        description="Which streams get an energy object: those that asked for usage, all, none.",
+    )
+    in_answers: bool = Field(True, description="Whether answers that are not streamed get an energy object.")
+
+
+class Timeouts(Group):
+    connect_s: float = Field(10.0, gt=0, description="For connecting to an engine.")
+    first_byte_s: float = Field(600.0, gt=0, description="For the engine's response headers.")
+    idle_s: float = Field(600.0, gt=0, description="Between two pieces of an engine's answer.")
+
+
+class Settings(BaseSettings):
+    """The whole configuration."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="JOULEGATE_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    server: Server = Server()
+    backends: Annotated[list[Backend], Field(min_length=1)] = Field(
+        description="The engines behind the proxy."
+    )
+    meter: Meter = Meter()
+    energy: Energy = Energy()
+    timeouts: Timeouts = Timeouts()
+    journal: Journal = Journal()
+    data_dir: Path = Field(
+        Path("joulegate-data"), description="Directory of the journal and the SQLite database."
+    )
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the store; SQLite in data_dir when left out."
+    )
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Settings:
+        ids = [b.id for b in self.backends]
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"backends: the id {twice[0]!r} is used twice")
+        return self
+
+    @property
+    def store_url(self) -> str:
+        return self.database_url or f"sqlite:///{(self.data_dir / 'joulegate.db').absolute()}"
+
+
+def load(
+    path: Path | None = None, given: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from a YAML file and `given` values, over them the environment, over all the `options`.
+
+    None among the options means "not given". Raises SettingsError.
+    """
+    base = {**(_read(path) if path is not None else {}), **(given or {})}
+
+    class Loaded(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, base)
+
+    try:
+        return Loaded(**_given(options or {}))
+    except (ValidationError, EnvError) as error:
+        where = str(path) if path is not None else "the settings"
+        faults = _faults(error) if isinstance(error, ValidationError) else f"  {error}"
+        raise SettingsError(f"{where} cannot be used:\n{faults}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise SettingsError(f"{path} must hold settings by name, such as `backends:`")
+    return loaded
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that are None."""
+    kept = {}
+    for name, value in options.items():
+        inner = _given(value) if isinstance(value, Mapping) else value
+        if inner is not None and inner != {}:
+            kept[name] = inner
+    return kept
+
+
+def _faults(error: ValidationError) -> str:
+    lines = []
+    for fault in error.errors(include_url=False):
+        place = ".".join(str(part) for part in fault["loc"]) or "(all)"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "there is no such setting"
+        lines.append(f"  {place}: {message}")
+    return "\n".join(lines)

@@ -136,7 +136,7 @@ def test_a_hung_call_is_stale_and_holds_up_its_gpu_only(machines: Machines, watc
 
 def test_a_killed_sampler_is_told_and_started_again(machines: Machines, watch: Watch) -> None:
     machine = machines.make(2)
-    watched = watch(machine.library)
+    watched = watch(machine.library, idle_period_s=3600.0)
     first = machine.uuids[0]
     for uuid in machine.uuids:
         watched.until_reads(uuid, 1)

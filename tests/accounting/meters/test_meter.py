@@ -126,14 +126,13 @@ def test_where_instantaneous_power_is_missing_too_the_average_serves(
 def test_an_idle_meter_reads_seldom_and_at_once_when_work_begins(machines: Machines, watch: Watch) -> None:
     machine = machines.make()
     uuid = machine.uuids[0]
-    watched = watch(machine.library, busy=False, idle_period_s=3600.0)
+    watched = watch(machine.library, busy=False, busy_period_s=0.06, idle_period_s=3600.0)
     watched.until_reads(uuid, 1)
     watched.meter.set_busy(True)
-    watched.until_reads(uuid, 20)
-    watched.meter.set_busy(False)
+    watched.until_reads(uuid, 30)
     periods_us = [b[0] - a[0] for a, b in pairwise(watched.reads(uuid)[1:])]
-    assert min(periods_us) >= 22_000  # 30 ms less a quarter
-    assert len(set(periods_us)) > 10  # dithered
+    assert min(periods_us) >= 45_000  # 60 ms less a quarter
+    assert min(periods_us) < 58_000  # a period without dither is never shorter than 60 ms
 
 
 def test_the_child_is_ended_and_reaped(machines: Machines, watch: Watch) -> None:

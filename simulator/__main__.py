@@ -16,13 +16,12 @@ from simulator.engine import Engine
 from simulator.faults import Faults
 from simulator.gpu import board as boards
 from simulator.metrics import Metrics
+from simulator.process import READY
 from simulator.scheduler import Scheduler
 from simulator.server import create_app
 from simulator.surface import Config
 
 SPECS = {"h100": boards.H100, "b200": boards.B200}
-READY = "simulator ready on "
-"""Beginning of the line that is printed when requests are served; the address follows."""
 
 
 @click.group()

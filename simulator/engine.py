@@ -21,6 +21,7 @@ from simulator.metrics import Metrics
 from simulator.physics import step_cost
 from simulator.sampling import Answer, TextFilter
 from simulator.scheduler import Scheduler, Sequence, State, Step
+from simulator.tokenizer import token_text
 from simulator.truth import Account, Truth, split
 
 STALL_US = 100_000
@@ -35,6 +36,8 @@ class Curve(Protocol):
     def extend(self, gpu: int, t_us: int, energy_uj: int) -> None: ...
 
     def energy_uj(self, gpu: int, t_us: int) -> int: ...
+
+    def last(self, gpu: int) -> tuple[int, int]: ...
 
 
 class Sink(Protocol):
@@ -107,8 +110,9 @@ class Engine:
         self._log_iterations = log_iterations
         self._runs: dict[Sequence, Run] = {}
         self._work = asyncio.Event()
-        self._end_us = now_us()
-        self._start_uj = [curve.energy_uj(gpu, self._end_us) for gpu in self._gpus]
+        # An engine that was killed in a step may have left a point that still lies ahead.
+        self._end_us = max(now_us(), *(curve.last(index)[0] for index in self._gpus))
+        self._start_uj = [curve.energy_uj(index, self._end_us) for index in self._gpus]
         self._energy_uj = list(self._start_uj)
 
     @property
@@ -158,14 +162,15 @@ class Engine:
         cost = step_cost(self.model, self.gpu, len(self._gpus), contexts, chunks)
         time_us = max(1, round(1e6 * cost.time_s * self._noise(TIME_NOISE)))
         energy_uj = round(1e6 * cost.energy_j * self._noise(ENERGY_NOISE))
-        self._end_us = start_us + time_us
         for position, part_uj in enumerate(split(energy_uj, [1.0] * len(self._gpus))):
             gpu = self._gpus[position]
             begin_uj = self._curve.energy_uj(gpu, start_us)
             self.truth.idle_uj += begin_uj - self._energy_uj[position]
-            self._curve.extend(gpu, start_us, begin_uj)
+            if start_us > self._end_us:  # the board itself went on at idle power up to here
+                self._curve.extend(gpu, start_us, begin_uj)
             self._energy_uj[position] = begin_uj + part_uj
-            self._curve.extend(gpu, self._end_us, begin_uj + part_uj)
+            self._curve.extend(gpu, start_us + time_us, begin_uj + part_uj)
+        self._end_us = start_us + time_us
         shares = split(energy_uj, cost.decode_j + cost.prefill_j)
         for sequence, share_uj in zip(step.decode, shares, strict=False):
             self._runs[sequence].account.decode_uj += share_uj
@@ -226,8 +231,8 @@ class Engine:
         sequence = run.sequence
         token = sequence.tokens[-1]
         at_limit = sequence.state is State.FINISHED
-        text = run.filter.push(token, last=at_limit)
         may_stop = sequence.output_tokens >= run.min_tokens
+        text = run.filter.push(token, last=at_limit) if may_stop else token_text(token)
         if run.filter.stopped is not None:
             run.finish_reason, run.stop_reason = "stop", run.filter.stopped
         elif may_stop and token in run.stop_token_ids:

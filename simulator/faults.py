@@ -80,6 +80,7 @@ class Faults:
             transport = transport_of(send)
             transport.write(b"\x00\xffthis is not HTTP\r\n\r\n")
             transport.close()
+            await _left(receive)
         elif kind == "invalid_json":
             await Request(scope, receive).body()
             await Response(b'{"id": "chatcmpl-', media_type="application/json")(scope, receive, send)
@@ -88,8 +89,13 @@ class Faults:
             error = EngineError(500, "InternalServerError", "EngineCore encountered an issue.")
             await JSONResponse(error.body(), status_code=500)(scope, receive, send)
         else:
-            while (await receive())["type"] != "http.disconnect":
-                pass
+            await _left(receive)
+
+
+async def _left(receive: Receive) -> None:
+    """Wait until the connection is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 class _Cut:

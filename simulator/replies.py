@@ -52,7 +52,7 @@ class Reply(Response):
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
-            pass
+            pass  # nothing else is expected: the body has been read
         self._leave()
         self.news.set()
 

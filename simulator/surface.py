@@ -88,6 +88,11 @@ class Surface:
         runs: list[Run] = []
         for prompt in prompts:
             limit = bodies.check_length(len(prompt), longest, self.config.max_model_len)
+            if body.min_tokens > limit:
+                message = (
+                    f"min_tokens must be less than or equal to max_tokens={limit}, got {body.min_tokens}."
+                )
+                raise bad_request(message, "min_tokens", body.min_tokens)
             if tool is not None:
                 limit = min(limit, TOOL_TOKENS)
             for nth in range(body.n):

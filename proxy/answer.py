@@ -41,13 +41,13 @@ class _Inner(msgspec.Struct):
 
 
 class Answer(msgspec.Struct):
-    """A JSON answer or one chunk of a stream, as far as it matters here."""
+    """A JSON answer or a chunk of a stream, as far as it matters here. A Raw is empty where it is missing."""
 
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
     metrics: _Metrics | None = None
-    system_fingerprint: msgspec.Raw | None = None
-    error: msgspec.Raw | None = None
+    system_fingerprint: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
     response: _Inner | None = None
 
 
@@ -101,6 +101,16 @@ def times_of(answer: Answer) -> EngineTimes | None:
         first_token_ms=metrics.time_to_first_token_ms,
         generation_ms=metrics.generation_time_ms,
     )
+
+
+def fingerprint_of(answer: Answer) -> bytes | None:
+    """The `system_fingerprint` as JSON; None where there is none."""
+    raw = bytes(answer.system_fingerprint)
+    return raw if raw and raw != b"null" else None
+
+
+def has_error(answer: Answer) -> bool:
+    return bytes(answer.error) not in (b"", b"null")
 
 
 def error_of(raw: bytes) -> tuple[str, int | None]:

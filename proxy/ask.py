@@ -30,8 +30,8 @@ class _Body(msgspec.Struct):
     model: Any = None
     stream: Any = False
     stream_options: Any = None
-    messages: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
     request_id: Any = None
 
 
@@ -111,7 +111,7 @@ def _look_at_usage(ask: Ask, parsed: _Body) -> None:
     sound = options is None or (
         isinstance(options, dict) and options.get("include_usage") in (None, False) and len(options) <= 8
     )
-    if not sound or needed is None or parsed.model is None:
+    if not sound or not needed or parsed.model is None:
         return  # the engine will refuse it: let it see the very body
     # Of two keys of one name JSON readers take the last, so appending overrides what the client sent and
     # leaves every other byte as it was.

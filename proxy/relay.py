@@ -235,7 +235,7 @@ class Exchange:
         if parsed is not None:
             outcome.usage, outcome.times = answer.usage_of(parsed), answer.times_of(parsed)
             self._backend.fingerprint.learn(parsed)
-            if parsed.error is not None and engine.status >= 400:
+            if answer.has_error(parsed) and engine.status >= 400:
                 outcome.error = answer.error_of(bytes(parsed.error))[0]
         record = self._finish()
         has_usage = parsed is not None and parsed.usage is not None and engine.status < 300

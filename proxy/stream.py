@@ -35,7 +35,7 @@ class Fingerprint:
 
     def learn(self, parsed: answer.Answer) -> None:
         if parsed.usage is not None:
-            self.value = bytes(parsed.system_fingerprint) if parsed.system_fingerprint is not None else b""
+            self.value = answer.fingerprint_of(parsed) or b""
 
 
 class EventStream:
@@ -121,7 +121,7 @@ class EventStream:
         parsed = answer.parse(event[at + 6 :])
         if parsed is None:
             return event
-        if parsed.error is not None:
+        if answer.has_error(parsed):
             self.tokens -= 1
             self.error = answer.error_of(bytes(parsed.error))
             return event
@@ -132,7 +132,12 @@ class EventStream:
         if parsed.choices == [] and parsed.usage is not None:
             self.tokens -= 1
             return self._usage_chunk(event, parsed)
-        if self._forced and parsed.choices and parsed.usage is not None and parsed.system_fingerprint is None:
+        if (
+            self._forced
+            and parsed.choices
+            and parsed.usage is not None
+            and answer.fingerprint_of(parsed) is None
+        ):
             # Usage on every chunk though nobody asked: the engine is set to force it, so it is the client's.
             self._forced, self._show_usage = False, True
         if parsed.choices and any(choice.finish_reason for choice in parsed.choices):
@@ -151,12 +156,12 @@ class EventStream:
 
     def _finishing_chunk(self, event: bytes, parsed: answer.Answer) -> bytes:
         self.finished = True
-        if parsed.usage is not None and parsed.system_fingerprint is not None:
+        if parsed.usage is not None and answer.fingerprint_of(parsed) is not None:
             # An engine that gives usage here, asked or not (`transformers serve`), and no usage chunk.
             self.usage = answer.usage_of(parsed)
             energy = self._finish()
             return event if energy is None else splice(event, "energy", energy)
-        if not self._forced or parsed.system_fingerprint is not None:
+        if not self._forced or answer.fingerprint_of(parsed) is not None:
             return event
         if self._fingerprint.value is None:
             self._held.append(event)

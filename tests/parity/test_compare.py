@@ -40,14 +40,8 @@ def stream(raw: bytes) -> Answer:
 def test_ids_times_and_metrics_of_the_engine_are_no_difference() -> None:
     one = b'{"id":"chatcmpl-1","created":1,"metrics":{"queue_time_ms":0.5}}'
     two = b'{"id":"chatcmpl-f2","created":22,"metrics":{"queue_time_ms":1e-05}}'
-    assert differences(body(one, ("date", "a")), body(two, ("date", "b"), ("x-request-id", "r")), CASE) == [
-        "--- headers, direct",
-        "+++ headers, proxied",
-        "@@ -1 +1,2 @@",
-        " content-type: application/json",
-        "+x-request-id: <id>",
-    ]
-    assert not differences(body(one), body(two), CASE)
+    assert not differences(body(one, ("date", "a")), body(two, ("date", "b"), ("x-request-id", "r")), CASE)
+    assert differences(body(one, ("x-request-id", "r")), body(two), CASE)
 
 
 def test_an_id_that_the_request_named_must_come_back() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
 from pathlib import Path
 
 import click
@@ -53,6 +55,9 @@ def main() -> None:
 @click.option("--metrics-per-request/--no-metrics-per-request", default=True, show_default=True)
 @click.option("--log-iterations", is_flag=True, help="one line per engine step on stderr")
 @click.option("--allow-faults", is_flag=True, help="serve POST /simulator/fault")
+@click.option(
+    "--until-stdin-ends", is_flag=True, help="end when stdin does: with the parent, if it is a pipe"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="of the noise on time and energy")
 def serve(
     port: int,
@@ -70,6 +75,7 @@ def serve(
     metrics_per_request: bool,
     log_iterations: bool,
     allow_faults: bool,
+    until_stdin_ends: bool,
     seed: int,
 ) -> None:
     """Serve until SIGTERM. Prints one line when ready."""
@@ -110,7 +116,7 @@ def serve(
         )
         config = Config(name, card.hf_id, length, metrics_per_request)
         app: ASGIApp = create_app(engine, config)
-        await _serve(Faults(app) if allow_faults else app, engine, port)
+        await _serve(Faults(app) if allow_faults else app, engine, port, until_stdin_ends)
 
     with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
         runner.run(serve_both())
@@ -126,7 +132,7 @@ class _Server(uvicorn.Server):
             print(f"{READY}http://{host}:{port}", flush=True)
 
 
-async def _serve(app: ASGIApp, engine: Engine, port: int) -> None:
+async def _serve(app: ASGIApp, engine: Engine, port: int, until_stdin_ends: bool) -> None:
     """Serve and run the engine; if either fails the other ends, too."""
     config = uvicorn.Config(
         app,
@@ -140,9 +146,18 @@ async def _serve(app: ASGIApp, engine: Engine, port: int) -> None:
         log_level="warning",
         timeout_graceful_shutdown=1,
     )
+    server = _Server(config)
+
+    def look_at_stdin() -> None:
+        if not os.read(sys.stdin.fileno(), 4096):
+            asyncio.get_running_loop().remove_reader(sys.stdin)
+            server.should_exit = True
+
+    if until_stdin_ends:
+        asyncio.get_running_loop().add_reader(sys.stdin, look_at_stdin)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(engine.run())
-        await _Server(config).serve()
+        await server.serve()
         task.cancel()
 
 

@@ -25,6 +25,8 @@ from simulator.tokenizer import token_text
 from simulator.truth import Account, Truth, split
 
 STALL_US = 100_000
+"""How late a step may begin and still be dated back to the end of the last one."""
+
 TIME_NOISE = 0.01
 ENERGY_NOISE = 0.02
 """Standard deviations of the multiplicative noise on a step's time and energy. Chosen."""
@@ -98,6 +100,7 @@ class Engine:
         metrics: Metrics,
         seed: int = 0,
         log_iterations: bool = False,
+        stall_us: int = STALL_US,
     ) -> None:
         self.model = model
         self.gpu = gpu
@@ -108,6 +111,7 @@ class Engine:
         self._gpus = list(gpu_indices)
         self._random = random.Random(seed)
         self._log_iterations = log_iterations
+        self._stall_us = stall_us
         self._runs: dict[Sequence, Run] = {}
         self._work = asyncio.Event()
         # An engine that was killed in a step may have left a point that still lies ahead.
@@ -140,14 +144,15 @@ class Engine:
 
     async def run(self) -> None:
         """Serve until cancelled."""
+        idle = True
         while True:
             if not self.scheduler.busy:
+                idle = True
                 self._work.clear()
                 await self._work.wait()
-                start_us = max(now_us(), self._end_us)
-            else:
-                late_us = now_us() - self._end_us
-                start_us = self._end_us if late_us < STALL_US else self._end_us + late_us
+            late_us = max(0, now_us() - self._end_us)
+            start_us = self._end_us + (late_us if idle or late_us > self._stall_us else 0)
+            idle = False
             step = self.scheduler.schedule()
             self._begin(step, start_us)
             await asyncio.sleep(max(0, self._end_us - now_us()) / 1e6)

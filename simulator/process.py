@@ -88,6 +88,7 @@ class SimulatedEngine:
         if self._build and self.library is None:
             self.library = build(self.directory)
         command = [sys.executable, "-m", "simulator", "serve", "--port", str(self._port), *self._arguments]
+        command.append("--until-stdin-ends")
         if not self.board.exists():
             command.append("--create-board")
         with self.log.open("wb") as log:
@@ -100,7 +101,8 @@ class SimulatedEngine:
             time.sleep(POLL_S)
 
     def _spawn(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        # The pipe closes with this process, however it ends: no engine is left behind.
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
 
     def _answers(self) -> bool:
         lines = self.log.read_text(errors="replace").splitlines()
@@ -123,7 +125,8 @@ class SimulatedEngine:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
             self.kill()
-        self._process = None
+            return
+        self._forget()
 
     def kill(self) -> None:
         """End it by SIGKILL, as a crash would."""
@@ -132,6 +135,11 @@ class SimulatedEngine:
         if self._process.poll() is None:
             os.kill(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         self._process = None
 
     def __enter__(self) -> SimulatedEngine:

@@ -1,0 +1,1 @@
+"""What `joulegate demo` sends and shows."""

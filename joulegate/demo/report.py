@@ -1,0 +1,135 @@
+"""The demo's findings: what each request cost, that the books balance, where to look next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.table import Table
+
+from joulegate.demo.load import Sent
+
+SETTLE_S = 15.0
+POLL_S = 0.1
+
+
+def show(console: Console, url: str, sent: Sequence[Sent]) -> None:
+    with httpx.Client(base_url=url, timeout=10.0) as client:
+        with console.status("waiting for the final figures"):
+            records = _final_records(client, sent)
+        told = {one.ask.request_id: one.told_joules for one in sent}
+        kinds = {one.ask.request_id: one.ask.kind for one in sent}
+        console.print(_requests(records, kinds, told))
+        _tenants(console, records)
+        books = client.get("/v1/energy/books").json()
+    console.print(_books(books))
+    _balance(console, books["total"], records)
+    _next_steps(console, url)
+
+
+def _final_records(client: httpx.Client, sent: Sequence[Sent]) -> list[dict[str, Any]]:
+    """Poll until every request has its final record, within reason."""
+    deadline = time.monotonic() + SETTLE_S
+    records: dict[str, dict[str, Any]] = {}
+    while len(records) < len(sent) and time.monotonic() < deadline:
+        for one in sent:
+            if one.ask.request_id in records:
+                continue
+            answer = client.get(f"/v1/energy/requests/{one.ask.request_id}")
+            if answer.status_code == 200 and answer.json()["state"] == "final":
+                records[one.ask.request_id] = answer.json()
+        time.sleep(POLL_S)
+    return sorted(records.values(), key=lambda record: record["finished_at"])
+
+
+def _requests(records: list[dict[str, Any]], kinds: dict[str, Any], told: dict[str, float | None]) -> Table:
+    table = Table(
+        title="Energy per request (simulated GPU)", title_justify="left", caption_justify="left", box=None,
+        caption="± is one standard deviation, estimated. 'told' is the provisional figure inside the answer.",
+    )  # fmt: skip
+    table.add_column("request")
+    table.add_column("tenant")
+    table.add_column("kind")
+    table.add_column("status")
+    for name in ("prompt", "output", "s", "prefill J", "decode J", "total J", "±", "J/token", "told J"):
+        table.add_column(name, justify="right")
+    for r in records:
+        colour = {"ok": "green", "aborted": "yellow"}.get(r["status"], "red")
+        table.add_row(
+            r["request_id"][:8],
+            r["tenant"],
+            kinds[r["request_id"]],
+            f"[{colour}]{r['status']}[/{colour}]",
+            _whole(r["prompt_tokens"]),
+            _whole(r["completion_tokens"]),
+            _number(r["finished_at"] - r["started_at"], 2),
+            _number(r["prefill_joules"]),
+            _number(r["decode_joules"]),
+            _number(r["energy_joules"]),
+            _number(r["uncertainty_joules"]),
+            _number(r["joules_per_output_token"], 2),
+            _number(told[r["request_id"]]),
+        )
+    return table
+
+
+def _tenants(console: Console, records: list[dict[str, Any]]) -> None:
+    sums: dict[str, tuple[int, float]] = {}
+    for r in records:
+        count, joules = sums.get(r["tenant"], (0, 0.0))
+        sums[r["tenant"]] = count + 1, joules + (r["energy_joules"] or 0.0)
+    table = Table(title="By tenant", title_justify="left", box=None)
+    table.add_column("tenant")
+    for name in ("requests", "J", "J/request"):
+        table.add_column(name, justify="right")
+    for tenant, (count, joules) in sorted(sums.items(), key=lambda item: -item[1][1]):
+        table.add_row(tenant, str(count), _number(joules), _number(joules / count))
+    console.print()
+    console.print(table)
+    console.print()
+
+
+def _books(books: dict[str, Any]) -> Table:
+    table = Table(title="The books, in microjoules", title_justify="left", box=None)
+    table.add_column("GPU")
+    for name in ("measured", "= requests", "+ idle", "+ unobserved", "+ unmeasured"):
+        table.add_column(name, justify="right")
+    table.add_column("balanced")
+    for row in books["data"]:
+        parts = [row[f"{name}_uj"] for name in ("measured", "requests", "idle", "unobserved", "unmeasured")]
+        yes = "[green]yes[/green]" if row["balanced"] else "[red]NO[/red]"
+        table.add_row(row["gpu"], *(f"{part:,}" if part is not None else "-" for part in parts), yes)
+    return table
+
+
+def _balance(console: Console, total: dict[str, Any], records: list[dict[str, Any]]) -> None:
+    charged = sum(r["energy_uj"] or 0 for r in records)
+    booked = total["requests_uj"]
+    verdict = "[green]equal[/green]" if charged == booked else f"[red]differ by {charged - booked:,}[/red]"
+    console.print(
+        f"Sum over the {len(records)} records: {charged:,} µJ; booked to requests: {booked:,} µJ; {verdict}."
+    )
+
+
+def _next_steps(console: Console, url: str) -> None:
+    console.print(
+        "\nWhere to look next"
+        "\n  in front of your own engine:  joulegate serve --backend http://127.0.0.1:8000"
+        "\n  one request's joules:         GET /v1/energy/requests/{x-request-id}"
+        "\n  the books by the minute:      GET /v1/energy/books?bucket_width_s=60"
+        "\n  everything the API has:       /docs"
+        "\n  keep this demo running:       joulegate demo --stay",
+        highlight=False,
+    )
+    del url
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _whole(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"

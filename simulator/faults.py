@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Literal, get_args
+from typing import Literal
 
 import msgspec
 from starlette.requests import Request
@@ -27,7 +27,6 @@ from simulator.bodies import Positive, read
 from simulator.errors import EngineError
 
 Kind = Literal["die_midstream", "garbage", "http500", "hang", "invalid_json", "half_chunk"]
-KINDS = get_args(Kind)
 
 
 class Order(msgspec.Struct):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -9,6 +12,7 @@ import pytest
 
 from simulator.gpu.board import Board, monotonic_us
 from simulator.process import EngineNotReady, SimulatedEngine
+from tests.simulator.conftest import eventually
 
 FIELDS = {"prompt": "the time", "max_tokens": 20, "ignore_eos": True, "stream": True}
 
@@ -107,6 +111,32 @@ def test_a_killed_engine_comes_back_on_its_board_and_port(tmp_path: Path) -> Non
         assert board.energy_uj(0, monotonic_us()) > before_uj
         assert engine.library is not None
         assert engine.library.exists()
+
+
+ORPHAN = """
+import os, pathlib, signal, sys
+from simulator.process import SimulatedEngine
+engine = SimulatedEngine(pathlib.Path(sys.argv[1]), library=False)
+engine.start()
+print(engine.url, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_engine_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    parent = subprocess.run([sys.executable, "-c", ORPHAN, str(tmp_path)], capture_output=True, text=True)
+    assert parent.returncode == -signal.SIGKILL
+    url = parent.stdout.strip()
+    assert url.startswith("http://127.0.0.1:")
+
+    def gone() -> bool:
+        try:
+            httpx.get(f"{url}/health", timeout=2.0)
+        except httpx.TransportError:
+            return True
+        return False
+
+    eventually(gone)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ import msgspec
 from accounting.events import MeterMethod, Status
 
 
+TokensFrom = Literal["engine", "stream"]
+
+
 class GpuShare(msgspec.Struct, kw_only=True):
     """A request's part of one GPU's energy."""
 
@@ -55,6 +58,8 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     simulated: bool
     state: Literal["provisional", "final"]
     shares: list[GpuShare]
+    tokens_from: TokensFrom | None = None
+    """Who counted completion_tokens: the engine, or we ourselves the events of a stream it left unfinished."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):

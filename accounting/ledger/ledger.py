@@ -71,7 +71,7 @@ class Ledger:
             case MeterUp():
                 self._meter_up(event)
             case MeterDown():
-                self._gpu(event.gpu, event.t_us)  # the gap will show in the reads
+                pass  # the gap will show in the reads
             case ServiceStarted():
                 return self._service_started(event)
         return []
@@ -249,6 +249,8 @@ class Ledger:
         started, usage = request.started, request.usage
         prefill = sum(s.prefill_uj for s in request.shares.values())
         decode = sum(s.decode_uj for s in request.shares.values())
+        told = usage.completion_tokens if usage else None
+        tokens = told if told is not None else request.seen_tokens or None
         rejected = request.status == "rejected"
         measured = rejected or any(request.covered_us.values())
         gpus = [self.state.gpus[g] for g in request.gpus if g in self.state.gpus]
@@ -269,7 +271,8 @@ class Ledger:
             finished_us=request.finished_us or started.t_us,
             prompt_tokens=usage.prompt_tokens if usage else None,
             cached_tokens=usage.cached_tokens if usage else None,
-            completion_tokens=usage.completion_tokens if usage else None,
+            completion_tokens=tokens,
+            tokens_from="engine" if told is not None else "stream" if tokens is not None else None,
             energy_uj=prefill + decode if measured else None,
             prefill_uj=prefill if measured else None,
             decode_uj=decode if measured else None,

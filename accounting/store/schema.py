@@ -64,6 +64,7 @@ class StoredRequest(Base):
     prompt_tokens: Mapped[int | None]
     cached_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
+    tokens_from: Mapped[str | None]
     energy_uj: Mapped[int | None]
     prefill_uj: Mapped[int | None]
     decode_uj: Mapped[int | None]

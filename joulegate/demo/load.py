@@ -72,7 +72,8 @@ def send(url: str, model: str, ask: Ask) -> Sent:
 
 
 def _exchange(client: openai.OpenAI, model: str, ask: Ask) -> object:
-    prompt = " ".join(WORDS[i % len(WORDS)] for i in range(ask.prompt_words))
+    pick = random.Random(ask.request_id)  # prompts differ, so that the prefix cache has little to give
+    prompt = " ".join(pick.choices(WORDS, k=ask.prompt_words))
     ignore_eos = {"ignore_eos": True}
     if ask.kind == "completion":
         return client.completions.create(

@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("prompt_tokens", sa.BigInteger()),
         sa.Column("cached_tokens", sa.BigInteger()),
         sa.Column("completion_tokens", sa.BigInteger()),
+        sa.Column("tokens_from", sa.Text()),
         sa.Column("energy_uj", sa.BigInteger()),
         sa.Column("prefill_uj", sa.BigInteger()),
         sa.Column("decode_uj", sa.BigInteger()),

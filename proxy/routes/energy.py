@@ -19,7 +19,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from accounting.events import MeterMethod, Status
-from accounting.records import GpuShare, RequestRecord
+from accounting.records import GpuShare, RequestRecord, TokensFrom
 from accounting.store.engine import StoreError
 from accounting.store.queries import Books, BooksRow, Cursor, Page, RequestFilter, TooManyRows
 from proxy.errors import ApiError, BadRequest, NotFound
@@ -73,7 +73,10 @@ class RequestView(BaseModel):
     finished_at: float = Field(description="ended, unix seconds")
     prompt_tokens: int | None = Field(description="tokens of the prompt, as the engine counted")
     cached_tokens: int | None = Field(description="of them found in the prefix cache")
-    completion_tokens: int | None = Field(description="tokens generated, as the engine counted")
+    completion_tokens: int | None = Field(description="tokens generated")
+    tokens_from: TokensFrom | None = Field(
+        description="who counted completion_tokens: the engine, or joulegate the events of an unfinished stream"
+    )
     energy_joules: float | None = Field(description="GPU energy of the request, joules")
     prefill_joules: float | None = Field(description="of it for prefill, joules")
     decode_joules: float | None = Field(description="of it for decode, joules")
@@ -159,6 +162,7 @@ def record_view(record: RequestRecord) -> dict[str, object]:
         "prompt_tokens": record.prompt_tokens,
         "cached_tokens": record.cached_tokens,
         "completion_tokens": tokens,
+        "tokens_from": record.tokens_from,
         "energy_joules": energy_j,
         "prefill_joules": _joules(record.prefill_uj),
         "decode_joules": _joules(record.decode_uj),

@@ -88,6 +88,7 @@ def test_a_request_is_shown_with_every_figure(client: TestClient, key: str) -> N
         "prompt_tokens": 11,
         "cached_tokens": None,
         "completion_tokens": 20,
+        "tokens_from": "engine",
         "energy_joules": 9.000001,
         "prefill_joules": 2.0,
         "decode_joules": 7.000001,

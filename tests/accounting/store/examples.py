@@ -30,6 +30,7 @@ def record(number: int, **changes: object) -> RequestRecord:
         prompt_tokens=11,
         cached_tokens=None,
         completion_tokens=20,
+        tokens_from="engine",
         energy_uj=9_000_001,
         prefill_uj=2_000_000,
         decode_uj=7_000_001,

@@ -55,7 +55,7 @@ def command(keep: Path | None, requests: int, stay: bool) -> None:
                 with ProxyProcess(directory / "joulegate", settings) as proxy:
                     status.stop()
                     sent = _send(console, proxy.url, requests)
-                    report.show(console, proxy.url, sent)
+                    report.show(console, proxy.url, engine.url, sent)
                     if stay:
                         console.print(
                             f"\nRunning at {proxy.url} (OpenAI base URL: {proxy.url}/v1). Enter ends it."

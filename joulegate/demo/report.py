@@ -16,18 +16,23 @@ SETTLE_S = 15.0
 POLL_S = 0.1
 
 
-def show(console: Console, url: str, sent: Sequence[Sent]) -> None:
+def show(console: Console, url: str, engine_url: str, sent: Sequence[Sent]) -> None:
+    """Print it all. `url` is the proxy's; the simulated engine is asked only for the truth it keeps."""
+    truth = {
+        r["request_id"]: r["energy_uj"] / 1e6
+        for r in httpx.get(f"{engine_url}/simulator/truth").json()["data"]
+    }
     with httpx.Client(base_url=url, timeout=10.0) as client:
         with console.status("waiting for the final figures"):
             records = _final_records(client, sent)
-        told = {one.ask.request_id: one.told_joules for one in sent}
         kinds = {one.ask.request_id: one.ask.kind for one in sent}
-        console.print(_requests(records, kinds, told))
+        console.print(_requests(records, kinds, truth))
         _tenants(console, records)
         books = client.get("/v1/energy/books").json()
     console.print(_books(books))
     _balance(console, books["total"], records)
-    _next_steps(console, url)
+    _error(console, records, truth)
+    _next_steps(console)
 
 
 def _final_records(client: httpx.Client, sent: Sequence[Sent]) -> list[dict[str, Any]]:
@@ -45,16 +50,16 @@ def _final_records(client: httpx.Client, sent: Sequence[Sent]) -> list[dict[str,
     return sorted(records.values(), key=lambda record: record["finished_at"])
 
 
-def _requests(records: list[dict[str, Any]], kinds: dict[str, Any], told: dict[str, float | None]) -> Table:
+def _requests(records: list[dict[str, Any]], kinds: dict[str, Any], truth: dict[str, float]) -> Table:
     table = Table(
         title="Energy per request (simulated GPU)", title_justify="left", caption_justify="left", box=None,
-        caption="± is one standard deviation, estimated. 'told' is the provisional figure inside the answer.",
+        caption="± is one standard deviation, estimated. true J is what only the simulator can know.",
     )  # fmt: skip
     table.add_column("request")
     table.add_column("tenant")
     table.add_column("kind")
     table.add_column("status")
-    for name in ("prompt", "output", "s", "prefill J", "decode J", "total J", "±", "J/token", "told J"):
+    for name in ("prompt", "output", "s", "prefill J", "decode J", "total J", "±", "J/token", "true J"):
         table.add_column(name, justify="right")
     for r in records:
         colour = {"ok": "green", "aborted": "yellow"}.get(r["status"], "red")
@@ -71,7 +76,7 @@ def _requests(records: list[dict[str, Any]], kinds: dict[str, Any], told: dict[s
             _number(r["energy_joules"]),
             _number(r["uncertainty_joules"]),
             _number(r["joules_per_output_token"], 2),
-            _number(told[r["request_id"]]),
+            _number(truth.get(r["request_id"])),
         )
     return table
 
@@ -114,7 +119,18 @@ def _balance(console: Console, total: dict[str, Any], records: list[dict[str, An
     )
 
 
-def _next_steps(console: Console, url: str) -> None:
+def _error(console: Console, records: list[dict[str, Any]], truth: dict[str, float]) -> None:
+    """The error against the simulator's truth: of requests that cost a joule or more."""
+    pairs = [(r["energy_joules"], truth.get(r["request_id"], 0.0)) for r in records if r["status"] == "ok"]
+    errors = sorted(abs(ours - true) / true for ours, true in pairs if ours is not None and true >= 1.0)
+    if errors:
+        middle, most = errors[len(errors) // 2], errors[int(len(errors) * 0.9)]
+        console.print(
+            f"Against the simulator's truth: median error {middle:.0%}, nine in ten within {most:.0%}."
+        )
+
+
+def _next_steps(console: Console) -> None:
     console.print(
         "\nWhere to look next"
         "\n  in front of your own engine:  joulegate serve --backend http://127.0.0.1:8000"
@@ -124,7 +140,6 @@ def _next_steps(console: Console, url: str) -> None:
         "\n  keep this demo running:       joulegate demo --stay",
         highlight=False,
     )
-    del url
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -121,6 +121,13 @@ class VllmServer:
         try:
             process.wait(STOP_DEADLINE_S)
         except subprocess.TimeoutExpired:
+            self._process = process
+            self.kill()
+
+    def kill(self) -> None:
+        """End it and its engine core at once, as a crash would."""
+        process, self._process = self._process, None
+        if process is not None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 

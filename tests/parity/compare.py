@@ -23,7 +23,7 @@ PROXY_HEADERS: Final = ("x-joulegate-",)
 _PER_HOP: Final = {"date", "content-length", "transfer-encoding", "connection", "keep-alive"}
 
 _ID: Final = re.compile(
-    rb'"(id|item_id)":( ?)"(chatcmpl|cmpl|resp|msg|embd|modelperm|chatcmpl-tool|call|fc|rs)[-_][^"]*"'
+    rb'"(id|item_id)":( ?)"(chatcmpl|cmpl|resp|msg|embd|pooling|modelperm|chatcmpl-tool|call|fc|rs)[-_][^"]*"'
 )
 _TIME: Final = re.compile(rb'"(created|created_at|completed_at)":( ?)[0-9.]+')
 _METRIC: Final = re.compile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,10 +19,10 @@ NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 class Case:
     """A request and what is special about it.
 
-    `body` is sent as JSON, `raw` as it is. `own_id` says that the request names its id, so that ids in the
-    answer are compared, too. `repeated` asks for one unrecorded round before, so that both compared rounds
-    find the prompt in the prefix cache, and may be compared in that. `only_real` keeps the case from the
-    simulated engine.
+    `body` is sent as JSON, `raw` as it is, in HTTP chunks where `chunked`. `own_id` says that the request
+    names its id, so that ids in the answer are compared, too. `repeated` asks for one unrecorded round
+    before, so that both compared rounds find the prompt in the prefix cache and may be compared in that.
+    `only_real` keeps the case from the simulated engine.
     """
 
     name: str
@@ -30,16 +31,20 @@ class Case:
     body: object = None
     raw: bytes | None = None
     headers: tuple[tuple[str, str | bytes], ...] = ()
+    chunked: bool = False
     own_id: bool = False
     repeated: bool = False
     only_real: bool = False
     expect_status: int | None = 200
     """What vLLM 0.32 answers; None where it does not matter."""
 
-    def content(self) -> bytes | None:
-        if self.raw is not None:
-            return self.raw
-        return None if self.body is None else json.dumps(self.body, ensure_ascii=False).encode()
+    def content(self) -> bytes | Iterator[bytes] | None:
+        raw = self.raw
+        if raw is None and self.body is not None:
+            raw = json.dumps(self.body, ensure_ascii=False).encode()
+        if raw is None or not self.chunked:
+            return raw
+        return (raw[at : at + 50] for at in range(0, len(raw), 50))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import httpx
 
 from tests.parity.bodies import SAMPLED, chat_body, completion_body
 from tests.parity.exchange import NO_TLS
-from tests.parity.pair import Pair
+from tests.parity.pair import Pair, until
 
 SLOTS: Final = 4
 LONG: Final = 1500  # tokens: nobody waits for them
@@ -26,7 +27,7 @@ USAGE: Final = {"stream_options": {"include_usage": True}}
 
 def streamed_to_the_end(pair: Pair) -> None:
     request_id = _new_id("stream")
-    with _stream(pair, request_id, chat_body(pair.model, stream=True, **USAGE)) as lines:
+    with open_stream(pair, request_id, chat_body(pair.model, stream=True, **USAGE)) as lines:
         seen = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
     record = pair.record(request_id)
     assert record["status"] == "ok"
@@ -38,7 +39,7 @@ def streamed_to_the_end(pair: Pair) -> None:
 
 def streamed_without_asking_for_usage(pair: Pair) -> None:
     request_id = _new_id("silent")
-    with _stream(pair, request_id, chat_body(pair.model, stream=True)) as lines:
+    with open_stream(pair, request_id, chat_body(pair.model, stream=True)) as lines:
         assert not [line for line in lines if '"usage"' in line or '"energy"' in line]
     record = pair.record(request_id)
     assert (record["status"], record["completion_tokens"]) == ("ok", 16)
@@ -67,7 +68,7 @@ def three_choices_are_one_request(pair: Pair) -> None:
 def several_prompts_are_one_request(pair: Pair) -> None:
     request_id = _new_id("prompts")
     body = completion_body(pair.model, prompt=["the first", "last"], stream=True)
-    with _stream(pair, request_id, body, "/v1/completions") as lines:
+    with open_stream(pair, request_id, body, "/v1/completions") as lines:
         assert [line for line in lines if line][-1] == "data: [DONE]"
     record = pair.record(request_id)
     assert (record["status"], record["completion_tokens"]) == ("ok", 32)
@@ -87,7 +88,7 @@ def refused_by_the_engine(pair: Pair) -> None:
 
 def left_while_streaming(pair: Pair) -> None:
     request_id = _new_id("left")
-    with _stream(pair, request_id, chat_body(pair.model, stream=True, max_tokens=LONG)) as lines:
+    with open_stream(pair, request_id, chat_body(pair.model, stream=True, max_tokens=LONG)) as lines:
         for _ in range(6):  # three events and their blank lines
             next(lines)
     pair.until_engine_has(running=0)
@@ -111,11 +112,11 @@ def left_while_queued(pair: Pair) -> None:
     request_id = _new_id("queued")
     long = chat_body(pair.model, stream=True, max_tokens=LONG)
     with ExitStack() as others:
-        streams = [others.enter_context(_stream(pair, _new_id("slot"), long)) for _ in range(SLOTS)]
+        streams = [others.enter_context(open_stream(pair, _new_id("slot"), long)) for _ in range(SLOTS)]
         for lines in streams:
             next(lines)
         pair.until_engine_has(running=SLOTS)
-        with _stream(pair, request_id, long):
+        with open_stream(pair, request_id, long):
             pair.until_engine_has(waiting=1)
         pair.until_engine_has(waiting=0)
     pair.until_engine_has(running=0)
@@ -127,13 +128,79 @@ def left_while_queued(pair: Pair) -> None:
 
 def left_after_the_last_token(pair: Pair) -> None:
     request_id = _new_id("last")
-    with _stream(pair, request_id, chat_body(pair.model, stream=True)) as lines:
+    with open_stream(pair, request_id, chat_body(pair.model, stream=True)) as lines:
         for line in lines:
             if line == "data: [DONE]":
                 break
     record = pair.record(request_id)
     assert (record["status"], record["completion_tokens"]) == ("ok", 16)
     _has_energy(record)
+
+
+def left_with_three_choices(pair: Pair) -> None:
+    request_id = _new_id("left-three")
+    body = chat_body(pair.model, **{**SAMPLED, "n": 3, "max_tokens": LONG, "stream": True})
+    with open_stream(pair, request_id, body) as lines:
+        for _ in range(12):
+            next(lines)
+    pair.until_engine_has(running=0)
+    record = pair.record(request_id)
+    assert record["status"] == "aborted"
+    _has_energy(record)
+
+
+def one_request_id_twice_is_two_requests(pair: Pair) -> None:
+    request_id = _new_id("twice")
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: _post(pair, request_id, chat_body(pair.model)), range(2)))
+
+    def both() -> list[dict[str, Any]] | None:
+        found = [record for record in pair.records() if record["request_id"] == request_id]
+        return found if len(found) == 2 and all(record["state"] == "final" for record in found) else None
+
+    one, two = until(both, "two final records")
+    assert one["id"] != two["id"]
+    assert [one["status"], two["status"]] == ["ok", "ok"]
+
+
+def tokens_are_those_the_engine_counted(pair: Pair) -> None:
+    """More requests than the engine runs at once, streamed and not; compared with the engine's counters."""
+    counters = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+    before = [pair.gauge(name) for name in counters]
+    ids = [_new_id(f"mixed-{index}") for index in range(3 * SLOTS)]
+
+    def ask(index: int) -> None:
+        body = chat_body(pair.model, max_tokens=4 + 7 * index)
+        if index % 2:
+            _post(pair, ids[index], body)
+        else:
+            with open_stream(pair, ids[index], {**body, "stream": True}) as lines:
+                assert len(list(lines)) > 4
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        list(pool.map(ask, range(len(ids))))
+    records = [pair.record(request_id) for request_id in ids]
+    counted = [round(pair.gauge(name) - old) for name, old in zip(counters, before, strict=True)]
+    assert [
+        sum(record[key] for record in records) for key in ("prompt_tokens", "completion_tokens")
+    ] == counted
+    for record in records:
+        _has_energy(record)
+
+
+def the_books_hold_every_request(pair: Pair) -> None:
+    """What all requests were charged, whatever became of them, is what the books charge to requests."""
+    pair.until_engine_has(running=0, waiting=0)
+
+    def settled() -> tuple[int, int] | None:
+        records, books = pair.records(), pair.books()
+        charged = sum(record["energy_uj"] or 0 for record in records)
+        done = all(record["state"] == "final" for record in records)
+        return (charged, books["requests_uj"]) if done and charged == books["requests_uj"] else None
+
+    charged, _ = until(settled, "books that agree with the records")
+    assert charged > 0
+    assert pair.books()["balanced"] is True
 
 
 SCENARIOS: Final[tuple[Callable[[Pair], None], ...]] = (
@@ -147,6 +214,10 @@ SCENARIOS: Final[tuple[Callable[[Pair], None], ...]] = (
     left_while_waiting_for_a_whole_answer,
     left_while_queued,
     left_after_the_last_token,
+    left_with_three_choices,
+    one_request_id_twice_is_two_requests,
+    tokens_are_those_the_engine_counted,
+    the_books_hold_every_request,
 )
 
 
@@ -162,7 +233,7 @@ def _post(pair: Pair, request_id: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _stream(
+def open_stream(
     pair: Pair, request_id: str, body: dict[str, Any], path: str = "/v1/chat/completions"
 ) -> Iterator[Iterator[str]]:
     """The lines of a streamed answer. Leaving the block closes the connection, wherever the stream is."""

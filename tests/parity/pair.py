@@ -45,13 +45,28 @@ class Pair:
             return found if found.get("state") == "final" else None
 
         record = until(final, f"a final record of {request_id}")
-        page = self._get(f"{self.proxied_url}/v1/energy/requests?limit=1000").json()
-        mine = [entry for entry in page["data"] if entry["request_id"] == request_id]
+        mine = [entry for entry in self.records() if entry["request_id"] == request_id]
         assert len(mine) == 1, mine
         return record
 
+    def records(self) -> list[dict[str, Any]]:
+        """All records that the proxy has stored, page by page."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = self._get(f"{self.proxied_url}/v1/energy/requests?limit=1000{cursor}").json()
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            cursor = f"&after={page['next_page']}"
+
+    def books(self) -> dict[str, Any]:
+        """The books of all GPUs since the proxy's first start, summed."""
+        total: dict[str, Any] = self._get(f"{self.proxied_url}/v1/energy/books").json()["total"]
+        return total
+
     def gauge(self, name: str) -> float:
-        """A gauge of the engine's /metrics, such as `vllm:num_requests_running`."""
+        """A gauge or counter of the engine's /metrics, such as `vllm:num_requests_running`."""
         for line in self._get(f"{self.direct_url}/metrics").text.splitlines():
             if line.startswith((f"{name}{{", f"{name} ")):
                 return float(line.rsplit(" ", 1)[1])

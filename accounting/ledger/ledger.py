@@ -26,6 +26,7 @@ from accounting.ledger import work
 from accounting.ledger.curve import Curve
 from accounting.ledger.provisional import add_estimate
 from accounting.ledger.rule import Rule, TokenActivity
+from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
 from accounting.ledger.settle import settle_interval
 from accounting.ledger.state import BackendState, GpuState, LedgerState, OpenRequest
 from accounting.ledger.work import INTERVAL_US
@@ -137,7 +138,8 @@ class Ledger:
             return []
         request.finished_us = max(event.t_us, request.started.t_us)
         request.status, request.http_status = event.status, event.http_status
-        request.usage, request.times, request.error = event.usage, event.times, event.error
+        request.usage, request.times = sound_usage(event.usage), sound_times(event.times)
+        request.error = event.error
         backend, settled = self._backend(request), self._settled(request)
         if request.status == "rejected" or not request.gpus:
             return [self._conclude(event.handle)]
@@ -179,7 +181,7 @@ class Ledger:
             return []
         for handle, count in zip(event.handles, event.tokens, strict=False):
             request = self.state.open.get(handle)
-            if request is None or request.finished_us is not None or count <= 0:
+            if request is None or request.finished_us is not None or not 0 < count <= MAX_TOKENS:
                 continue
             request.seen_tokens += count
             begin = max(watermark, request.first_us or request.started.t_us, self._settled(request))

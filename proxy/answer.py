@@ -48,6 +48,7 @@ class Answer(msgspec.Struct):
     metrics: _Metrics | None = None
     system_fingerprint: msgspec.Raw = msgspec.Raw()
     error: msgspec.Raw = msgspec.Raw()
+    type: msgspec.Raw = msgspec.Raw()
     response: _Inner | None = None
 
 

@@ -20,7 +20,7 @@ from proxy import answer
 from proxy.energy import splice
 
 END_MARKS = (b'"finish_reason":"', b'"choices":[]', b"data: [DONE]", b'"error"', b'"response.completed"',
-             b'"response.incomplete"', b'"response.failed"', b'"usage":{')  # fmt: skip
+             b'"response.incomplete"', b'"response.failed"', b'"usage":{', b'"message_stop"')  # fmt: skip
 """Patterns that only the end of a stream holds. A JSON string cannot hold them: its quotes are escaped."""
 
 MAX_HELD_BYTES = 1 << 20
@@ -129,6 +129,8 @@ class EventStream:
             parsed.response.usage is not None or b'"response.failed"' in event
         ):
             return self._last_response_event(event, parsed)
+        if parsed.choices is None:
+            return self._message_event(event, parsed)
         if parsed.choices == [] and parsed.usage is not None:
             self.tokens -= 1
             return self._usage_chunk(event, parsed)
@@ -167,6 +169,17 @@ class EventStream:
             self._held.append(event)
             return b""
         return self._mark(event)
+
+    def _message_event(self, event: bytes, parsed: answer.Answer) -> bytes:
+        """Anthropic's messages API, which vLLM serves too: usage on one of the last events, then the end."""
+        if parsed.usage is not None:
+            self.usage = answer.usage_of(parsed)
+            self.tokens -= 1
+        elif bytes(parsed.type) == b'"message_stop"':
+            self.tokens -= 1
+            self.finished = True
+            self._finish()
+        return event
 
     def _last_response_event(self, event: bytes, parsed: answer.Answer) -> bytes:
         self.usage, self.times = answer.usage_of(parsed), answer.times_of(parsed)

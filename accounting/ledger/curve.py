@@ -14,7 +14,7 @@ nothing is lost between intervals:
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 import msgspec
 
@@ -143,6 +143,17 @@ class Curve(msgspec.Struct):
             left.covered_us + (right.covered_us - left.covered_us) * part // whole,
             max(left.half_width_us, right.half_width_us),
         )
+
+    def blind_until(self, t_us: int) -> int | None:
+        """Up to here, from `t_us` on, no energy is known that could be shared; None if none is known at all.
+
+        It is `t_us` itself where the curve is known. Energy that is there but unmeasured cannot be shared.
+        """
+        edges = self.edges
+        for i in range(bisect_right(edges, t_us, key=lambda edge: edge.t_us), len(edges)):
+            if i > 0 and edges[i].covered_us > edges[i - 1].covered_us:
+                return max(t_us, edges[i - 1].t_us)
+        return None
 
     def forget_before(self, t_us: int) -> None:
         """Drop the edges that no later interval needs, keeping one at or before `t_us`."""

@@ -211,13 +211,15 @@ class Ledger:
             return None
         known = gpu.curve.known_until_us
         if known is not None and known >= end:
-            return end
-        if watermark_us < end + MAX_WAIT_US:
+            sure = min(known, watermark_us - HOLD_US)
+        elif watermark_us < end + MAX_WAIT_US:
             return None
-        # The meter is away. One long entry will do where nobody was served meanwhile.
-        if not any(gpu.gpu in request.gpus for request in self.state.open.values()):
-            end = max(end, work.number(watermark_us - MAX_WAIT_US) * INTERVAL_US)
-        return end
+        else:
+            sure = watermark_us - MAX_WAIT_US  # the meter is away
+        # One entry, however long, for time without energy to share: else days of downtime would be settled
+        # half a second at a time.
+        blind = gpu.curve.blind_until(gpu.settled_us)
+        return max(end, work.number(sure if blind is None else min(sure, blind)) * INTERVAL_US)
 
     def _settle_one(self, gpu: GpuState, end_us: int) -> BookEntry:
         requests = [(h, r) for h, r in self.state.open.items() if gpu.gpu in r.gpus]

@@ -15,6 +15,10 @@ SAME_STEP_US = 3_000
 """First tokens closer than this come from one engine step."""
 
 
+MAX_SPREAD_US = 3_600_000_000
+"""Work is laid into this much time at most, the latest: a bound on memory, far above what happens."""
+
+
 def number(t_us: int) -> int:
     """The interval that holds `t_us`."""
     return t_us // INTERVAL_US
@@ -22,6 +26,7 @@ def number(t_us: int) -> int:
 
 def spread(bins: dict[int, int], amount: int, t0_us: int, t1_us: int) -> None:
     """Lay `amount` evenly over [t0_us, t1_us] into `bins`, exactly. A point in time goes into one bin."""
+    t0_us = max(t0_us, t1_us - MAX_SPREAD_US)
     first, last = number(t0_us), number(t1_us)
     if first == last or t1_us <= t0_us:
         bins[last] = bins.get(last, 0) + amount

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,9 @@ FREE_ROUTES = ("/tokenize", "/detokenize", "/cancel", "/load_lora_adapter", "/un
 
 _TRUE = (True, 1, "true", "True", "TRUE", "1", "yes", "on", "t", "y", "Yes", "On")
 """What vLLM's pydantic models take for true."""
+
+_HEADER_SAFE = re.compile(r"[ -~]{1,512}").fullmatch
+"""Whether a text of a body can stand in a header of the answer: one short line of ASCII."""
 
 _ADD_USAGE = b'"stream_options":{"include_usage":true}}'
 
@@ -92,7 +96,9 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
     ask.model = parsed.model if isinstance(parsed.model, str) else None
     ask.streamed = _true(parsed.stream)
     if given_id is None and isinstance(parsed.request_id, str) and parsed.request_id:
-        ask.request_id, ask.send_request_id = parsed.request_id, False
+        ask.send_request_id = False  # the engine takes a header before the body
+        if _HEADER_SAFE(parsed.request_id):
+            ask.request_id = parsed.request_id
     if ask.streamed and path in USAGE_ROUTES:
         _look_at_usage(ask, parsed)
     return ask

@@ -74,6 +74,14 @@ class Backend(Group):
     )
     model_card: ModelCard | None = Field(None, description="What is known of its model.")
 
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _list_or_all(cls, gpus: object) -> object:
+        # Said here, as the union's own complaint would be two lines, one per kind.
+        if gpus != "all" and not (isinstance(gpus, list) and all(isinstance(gpu, str) for gpu in gpus)):
+            raise ValueError("give a list of GPU UUIDs, or all")
+        return gpus
+
     @field_validator("url")
     @classmethod
     def _no_v1(cls, url: AnyHttpUrl) -> AnyHttpUrl:
@@ -206,9 +214,9 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def _faults(error: ValidationError) -> str:
     lines = []
     for fault in error.errors(include_url=False):
-        place = ".".join(str(part) for part in fault["loc"]) or "(all)"
+        place = ".".join(str(part) for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "there is no such setting"
-        lines.append(f"  {place}: {message}")
+        lines.append(f"  {place}: {message}" if place else f"  {message}")
     return "\n".join(lines)

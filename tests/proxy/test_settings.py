@@ -1,0 +1,152 @@
+"""Settings: where they come from, which wins, and how faults are told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy import settings_doc
+from proxy.settings import Settings, SettingsError, load
+
+ENGINE = {"id": "llama", "url": "http://127.0.0.1:8000"}
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("JOULEGATE_")]:
+        monkeypatch.delenv(name)
+
+
+def written(directory: Path, settings: Any) -> Path:
+    path = directory / "joulegate.yaml"
+    path.write_text(settings if isinstance(settings, str) else yaml.safe_dump(settings))
+    return path
+
+
+def faults(path: Path | None = None, **given: Any) -> list[str]:
+    with pytest.raises(SettingsError) as caught:
+        load(path, given)
+    return str(caught.value).splitlines()
+
+
+def test_one_backend_is_all_that_is_needed() -> None:
+    settings = load(given={"backends": [ENGINE]})
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8080)
+    assert (settings.backends[0].id, settings.backends[0].gpus) == ("llama", "all")
+    assert settings.store_url.startswith("sqlite:////")
+    assert settings.store_url.endswith("/joulegate-data/joulegate.db")
+
+
+def test_the_environment_wins_over_the_file_and_options_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, {"backends": [ENGINE], "server": {"port": 1, "host": "::1"}, "data_dir": "file"})
+    assert load(path).server.port == 1
+    monkeypatch.setenv("JOULEGATE_SERVER__PORT", "2")
+    monkeypatch.setenv("JOULEGATE_DATA_DIR", "environment")
+    assert (load(path).server.port, load(path).server.host) == (2, "::1")
+    chosen = load(path, options={"server": {"port": 3, "host": None}, "data_dir": None})
+    assert (chosen.server.port, chosen.server.host, chosen.data_dir) == (3, "::1", Path("environment"))
+
+
+def test_backends_can_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULEGATE_BACKENDS", '[{"id": "e", "url": "http://127.0.0.1:9"}]')
+    assert [b.id for b in load().backends] == ["e"]
+
+
+def test_all_faults_are_told_at_once_each_with_its_path(tmp_path: Path) -> None:
+    wrong = {
+        "server": {"port": 99999, "prot": 3},
+        "backends": [{"id": "a b", "url": "nonsense", "gpus": 3}, {"url": "http://127.0.0.1:1/v1/"}],
+        "timeouts": {"idle_s": -1},
+        "energy": {"in_streams": "sometimes"},
+        "colour": "red",
+    }
+    path = written(tmp_path, wrong)
+    head, *told = faults(path)
+    assert head == f"{path} cannot be used:"
+    assert [line.strip().split(": ")[0] for line in told] == [
+        "server.port",
+        "server.prot",
+        "backends.0.id",
+        "backends.0.url",
+        "backends.0.gpus",
+        "backends.1.id",
+        "backends.1.url",
+        "energy.in_streams",
+        "timeouts.idle_s",
+        "colour",
+    ]
+
+
+def test_an_unknown_setting_is_called_one() -> None:
+    assert faults(backends=[ENGINE], tiemouts={})[1:] == ["  tiemouts: there is no such setting"]
+
+
+def test_an_unknown_setting_in_the_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULEGATE_SERVER__PROT", "1")
+    assert faults(backends=[ENGINE])[1:] == ["  server.prot: there is no such setting"]
+
+
+def test_a_list_in_the_environment_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOULEGATE_BACKENDS", "http://127.0.0.1:8000")
+    assert "backends" in "\n".join(faults())
+
+
+@pytest.mark.parametrize("end", ["/v1", "/v1/", "/llama/v1"])
+def test_a_url_with_v1_at_the_end_is_refused(end: str) -> None:
+    told = faults(backends=[{**ENGINE, "url": ENGINE["url"] + end}])
+    assert told[1:] == ["  backends.0.url: leave out the /v1 at the end"]
+
+
+def test_a_url_may_have_a_path() -> None:
+    settings = load(given={"backends": [{**ENGINE, "url": ENGINE["url"] + "/llama"}]})
+    assert settings.backends[0].url.path == "/llama"
+
+
+def test_two_backends_cannot_have_one_id() -> None:
+    assert faults(backends=[ENGINE, ENGINE])[1:] == ["  backends: the id 'llama' is used twice"]
+
+
+def test_gpus_are_a_list_of_uuids_or_all() -> None:
+    told = faults(backends=[{**ENGINE, "gpus": "GPU-1"}])
+    assert told[1:] == ["  backends.0.gpus: give a list of GPU UUIDs, or all"]
+    assert load(given={"backends": [{**ENGINE, "gpus": ["GPU-1"]}]}).backends[0].gpus == ["GPU-1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "must hold settings"),
+        ("[1]", "must hold settings"),
+        ("a: [", "not valid YAML"),
+        ("{}", "backends:"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_told(tmp_path: Path, text: str, says: str) -> None:
+    assert says in "\n".join(faults(written(tmp_path, text)))
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    assert faults(tmp_path / "none.yaml") == [f"{tmp_path}/none.yaml: No such file or directory"]
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [path for path, _, _, meaning in settings_doc.rows() if not meaning] == []
+
+
+def test_every_group_of_settings_is_in_the_document() -> None:
+    paths = {path for path, *_ in settings_doc.rows()}
+    assert {"server.port", "backends", "backends[].url", "backends[].model_card.layers", "data_dir"} <= paths
+    assert {path.split(".")[0].removesuffix("[]") for path in paths} == set(Settings.model_fields)
+
+
+def test_the_document_is_up_to_date() -> None:
+    assert DOCUMENT.read_text() == settings_doc.document(), (
+        "run: python -m proxy.settings_doc > docs/settings.md"
+    )

@@ -25,6 +25,13 @@ MAX_GAP_US = 5_000_000
 """Edges further apart than this show how much energy was drawn, but not when."""
 
 
+MAX_POWER_W = 100_000
+"""No single device draws this much: a counter that says so has jumped."""
+
+JUMP_SLACK_US = 1_000_000
+"""Time by which the counter may be behind when it is judged so."""
+
+
 class Edge(msgspec.Struct, array_like=True):
     """A point of the curve. `half_width_us` is how far off `t_us` can be."""
 
@@ -94,6 +101,10 @@ class Curve(msgspec.Struct):
             self.edges.append(Edge(t_us, last.energy_uj, last.unmeasured_uj, last.covered_us, half_width_us))
             self.epoch_open = True
             return
+        if delta_uj > MAX_POWER_W * (t_us - last.t_us + JUMP_SLACK_US):
+            # Garbage, or another counter: as unknown as after a reload.
+            self.epoch_open = False
+            return
         start_us = last.t_us
         if settled_us > start_us:
             # The books went on without the meter: what it shows now belongs to the time after them.
@@ -162,7 +173,7 @@ class Curve(msgspec.Struct):
             del self.edges[: i - 1]
 
     def recent_power_uw(self, over_us: int = 500_000) -> int | None:
-        """Mean power over the last edges, in microwatts. None before two edges."""
+        """Mean power over the last edges, in microwatts. None where none of that time was measured."""
         if len(self.edges) < 2:
             return None
         last = self.edges[-1]
@@ -171,4 +182,5 @@ class Curve(msgspec.Struct):
         covered = last.covered_us - first.covered_us
         if covered <= 0:
             return None
-        return (last.energy_uj - first.energy_uj) * 1_000_000 // covered
+        seen_uj = last.energy_uj - first.energy_uj - (last.unmeasured_uj - first.unmeasured_uj)
+        return seen_uj * 1_000_000 // covered

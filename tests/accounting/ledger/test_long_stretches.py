@@ -13,8 +13,8 @@ FEW = 40
 """Entries allowed for a stretch that has millions of intervals."""
 
 
-def idle_gpu(**changes: bool) -> Gpu:
-    return Gpu("GPU-a", Power((-10, 100)), **changes)
+def idle_gpu(*, metered: bool = True) -> Gpu:
+    return Gpu("GPU-a", Power((-10, 100)), metered=metered)
 
 
 @pytest.mark.parametrize("metered", [True, False])

@@ -47,6 +47,18 @@ def streamed_without_asking_for_usage(pair: Pair) -> None:
     _has_energy(record)
 
 
+def a_single_token_in_a_stream(pair: Pair) -> None:
+    """Its first token is also the end: all of it may reach the proxy in one piece."""
+    request_id = _new_id("single")
+    body = completion_body(pair.model, stream=True, max_tokens=1)
+    with open_stream(pair, request_id, body, "/v1/completions") as lines:
+        assert len([line for line in lines if line]) == 2
+    record = pair.record(request_id)
+    assert (record["status"], record["completion_tokens"]) == ("ok", 1)
+    assert record["first_token_at"] is not None, record
+    _has_energy(record)
+
+
 def answered_whole(pair: Pair) -> None:
     request_id = _new_id("whole")
     answer = _post(pair, request_id, chat_body(pair.model))
@@ -112,9 +124,7 @@ def left_while_queued(pair: Pair) -> None:
     request_id = _new_id("queued")
     long = chat_body(pair.model, stream=True, max_tokens=LONG)
     with ExitStack() as others:
-        streams = [others.enter_context(open_stream(pair, _new_id("slot"), long)) for _ in range(SLOTS)]
-        for lines in streams:
-            next(lines)
+        fill_the_engine(pair, others)
         pair.until_engine_has(running=SLOTS)
         with open_stream(pair, request_id, long):
             pair.until_engine_has(waiting=1)
@@ -206,6 +216,7 @@ def the_books_hold_every_request(pair: Pair) -> None:
 SCENARIOS: Final[tuple[Callable[[Pair], None], ...]] = (
     streamed_to_the_end,
     streamed_without_asking_for_usage,
+    a_single_token_in_a_stream,
     answered_whole,
     three_choices_are_one_request,
     several_prompts_are_one_request,
@@ -219,6 +230,12 @@ SCENARIOS: Final[tuple[Callable[[Pair], None], ...]] = (
     tokens_are_those_the_engine_counted,
     the_books_hold_every_request,
 )
+
+
+def fill_the_engine(pair: Pair, stack: ExitStack) -> None:
+    """One request with a choice for each slot, running until `stack` is left."""
+    body = chat_body(pair.model, **{**SAMPLED, "n": SLOTS, "max_tokens": LONG, "stream": True})
+    stack.enter_context(open_stream(pair, _new_id("slots"), body))
 
 
 def _new_id(what: str) -> str:
@@ -266,6 +283,6 @@ def _same_tokens(record: dict[str, Any], usage: dict[str, Any]) -> None:
 
 
 def _has_energy(record: dict[str, Any]) -> None:
-    assert record["energy_uj"] is not None
-    assert record["energy_uj"] > 0
-    assert record["energy_uj"] == sum(gpu["energy_uj"] for gpu in record["gpus"])
+    assert record["energy_uj"] is not None, record
+    assert record["energy_uj"] > 0, record
+    assert record["energy_uj"] == sum(gpu["energy_uj"] for gpu in record["gpus"]), record

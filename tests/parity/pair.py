@@ -45,8 +45,11 @@ class Pair:
             return found if found.get("state") == "final" else None
 
         record = until(final, f"a final record of {request_id}")
-        mine = [entry for entry in self.records() if entry["request_id"] == request_id]
-        assert len(mine) == 1, mine
+
+        def stored() -> list[dict[str, Any]] | None:
+            return [entry for entry in self.records() if entry["request_id"] == request_id] or None
+
+        assert until(stored, f"a stored record of {request_id}") == [record]
         return record
 
     def records(self) -> list[dict[str, Any]]:

@@ -35,6 +35,8 @@ def add_estimate(
             open_us = max(now_us - max(gpu.settled_us, request.started.t_us), 0)
             added[1 if request.first_us else 0] += power_uw * open_us // 1_000_000 // max(others, 1)
             known = True
+    if request.status in ("client_error", "rejected"):
+        added = [0, 0]  # nothing is charged when it is settled either
     if not known and record.energy_uj is None:
         return
     record.prefill_uj = (record.prefill_uj or 0) + added[0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
+import itertools
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -212,7 +213,7 @@ def test_spans_telescope_over_any_cut_of_time(steps: list[tuple[int, int, int]],
     assert times == sorted(set(times))
     cuts.sort()
     whole = curve.span(cuts[0], cuts[-1])
-    parts = [curve.span(a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [curve.span(a, b) for a, b in itertools.pairwise(cuts)]
     assert sum(p.measured_uj or 0 for p in parts) == (whole.measured_uj or 0)
     assert sum(p.unmeasured_uj for p in parts) == whole.unmeasured_uj
     assert sum(p.covered_us for p in parts) == whole.covered_us
@@ -232,6 +233,6 @@ def test_all_that_an_honest_counter_shows_after_its_first_edge_is_on_the_curve(
         t_us, mj = t_us + later, mj + more
         read_at(curve, t_us, mj)
         shown.append(mj)
-    changes = [b for a, b in zip(shown, shown[1:], strict=False) if b != a]
+    changes = [b for a, b in itertools.pairwise(shown) if b != a]
     first = changes[0] if changes else shown[0]
     assert (curve.edges[-1].energy_uj if curve.edges else 0) == (shown[-1] - first) * 1000

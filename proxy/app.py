@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import uuid4
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
@@ -22,6 +23,7 @@ from accounting.store.engine import connect, migrate
 from accounting.store.queries import StoreReader
 from accounting.store.writer import StoreWriter
 from proxy import errors
+from proxy.ask import header
 from proxy.backends import Backend, Backends
 from proxy.metrics import Metrics
 from proxy.relay import Relay, send_error
@@ -69,7 +71,8 @@ def create_app(settings: Settings, gpus: Sequence[str], *, version: str) -> Fast
 async def _relay(scope: Scope, receive: Receive, send: Send) -> None:
     path: str = scope["path"]
     if not path.startswith("/v1/") and path not in RELAYED:
-        await send_error(send, errors.NotFound(f"there is no {path} here"), "")
+        request_id = header(scope["headers"], b"x-request-id") or str(uuid4())
+        await send_error(send, errors.NotFound(f"there is no {path} here"), request_id)
         return
     relay: Relay = scope["app"].state.relay
     await relay(scope, receive, send)

@@ -18,6 +18,8 @@ from proxy.stream import Fingerprint
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 10.0
+LOOK_AGAIN_S = 1.0
+"""One that does not answer may be loading still, or come back: it is asked this often."""
 
 
 @dataclass(slots=True)
@@ -66,11 +68,14 @@ class Backends:
 
     async def watch(self, look_every_s: float = LOOK_EVERY_S) -> None:
         """Ask every backend for its models, again and again; runs until cancelled."""
+        due_s = 0.0
         async with httpx.AsyncClient(timeout=5.0) as client:
             while True:
-                await asyncio.gather(*(self._look(client, backend) for backend in self.all))
-                # Until all are known, look more often: they may be loading still.
-                await asyncio.sleep(look_every_s if all(b.up for b in self.all) else min(look_every_s, 1.0))
+                now_s = asyncio.get_running_loop().time()
+                due = self.all if now_s >= due_s else [b for b in self.all if not b.up]
+                due_s = now_s + look_every_s if due is self.all else due_s
+                await asyncio.gather(*(self._look(client, backend) for backend in due))
+                await asyncio.sleep(min(look_every_s, LOOK_AGAIN_S))
 
     async def _look(self, client: httpx.AsyncClient, backend: Backend) -> None:
         was = backend.up

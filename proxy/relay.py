@@ -21,7 +21,7 @@ from proxy import answer
 from proxy.ask import Ask, understand
 from proxy.backends import Backend, Backends
 from proxy.energy import energy_json, splice
-from proxy.errors import ApiError, BackendFailed, BodyTooLarge
+from proxy.errors import ApiError, BackendFailed, BackendUnavailable, BodyTooLarge
 from proxy.settings import Energy, Settings
 from proxy.stream import EventStream
 from proxy.upstream import Headers, Upstream, pieces, response_headers
@@ -127,6 +127,7 @@ class Exchange:
         self._ask, self._backend, self._handle, self._send = ask, backend, handle, send
         self._outcome = Outcome()
         self._answering = False
+        self._in_events = False
         self._closed = False
         self._gone = False
 
@@ -139,6 +140,8 @@ class Exchange:
         try:
             await self._relay()
         except ApiError as error:
+            if isinstance(error, BackendUnavailable):
+                self._backend.up = False  # until it answers again: it is looked at often from now on
             self._fail(error)
             await self._tell(error)
         except asyncio.CancelledError:
@@ -189,6 +192,7 @@ class Exchange:
             show_usage=not forced or show == "always",
         )
         seen_first = False
+        self._in_events = True
         await self._head(engine.status, response_headers(engine, self._ask, None))
         try:
             async for data in pieces(engine, self._backend):
@@ -278,7 +282,7 @@ class Exchange:
         """Give the client the error in whatever form is still possible."""
         if not self._answering:
             await send_error(self._send, error, self._ask.request_id)
-        elif self._ask.streamed:
+        elif self._in_events:
             await self._body(b"data: " + error.json_bytes() + b"\n\n", more=False)
         else:
             # Half a body cannot be mended: break the connection, so that nobody takes it for whole.

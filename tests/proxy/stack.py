@@ -96,6 +96,17 @@ class Stack:
 
         return until(final, f"a final record of {request_id}")
 
+    def ended(self, request_id: str, status: str, http_status: int | None) -> dict[str, Any]:
+        """The record, final or not, once it says that the request ended in this way."""
+
+        def so() -> dict[str, Any] | None:
+            found = self.find(request_id)
+            return (
+                found if found and (found["status"], found["http_status"]) == (status, http_status) else None
+            )
+
+        return until(so, f"{request_id} is {status} with {http_status}: {self.find(request_id)}", 10.0)
+
     def records(self) -> list[dict[str, Any]]:
         """All that the store holds, page by page."""
         found: list[dict[str, Any]] = []
@@ -112,11 +123,15 @@ class Stack:
         return until(lambda: found if len(found := self.records()) >= count else None, f"{count} records")
 
     def books(self) -> dict[str, Any]:
-        answer = self.client.get("/v1/energy/books")
-        assert answer.status_code == 200, answer.text
-        total: dict[str, Any] | None = answer.json()["total"]
-        assert total is not None, "the books are empty"
-        return total
+        """The sum over the books, once there are any."""
+
+        def total() -> dict[str, Any] | None:
+            answer = self.client.get("/v1/energy/books")
+            assert answer.status_code == 200, answer.text
+            found: dict[str, Any] | None = answer.json()["total"]
+            return found
+
+        return until(total, "the books are empty")
 
     def assert_balanced(self) -> None:
         """Every interval balances, and the requests' joules are those of the books, to the microjoule.

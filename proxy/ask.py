@@ -82,7 +82,7 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         body=body,
         request_id=given_id or str(uuid4()),
         send_request_id=given_id is None,
-        tenant=next((v for n in TENANT_HEADERS if (v := header(headers, n))), None),
+        tenant=_tenant(headers),
         model=None,
         streamed=False,
         accounted=method == "POST" and not path.endswith(FREE_ROUTES),
@@ -102,6 +102,19 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
     if ask.streamed and path in USAGE_ROUTES:
         _look_at_usage(ask, parsed)
     return ask
+
+
+def utf8_or_latin1(value: bytes) -> str:
+    """Text of a header's value. Clients mean UTF-8; every byte is something in Latin-1."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _tenant(headers: Headers) -> str | None:
+    given = dict(reversed(headers))
+    return next((utf8_or_latin1(given[name]) for name in TENANT_HEADERS if given.get(name)), None)
 
 
 def _true(value: Any) -> bool:

@@ -24,7 +24,7 @@ from proxy.energy import energy_json, splice
 from proxy.errors import ApiError, BackendFailed, BackendUnavailable, BodyTooLarge
 from proxy.settings import Energy, Settings
 from proxy.stream import EventStream
-from proxy.upstream import Headers, Upstream, pieces, response_headers
+from proxy.upstream import Headers, Upstream, response_headers
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Exchange:
         self._in_events = True
         await self._head(engine.status, response_headers(engine, self._ask, None))
         try:
-            async for data in pieces(engine, self._backend):
+            async for data in self._upstream.pieces(engine, self._backend):
                 if out := events.feed(data):
                     await self._body(out)
                 if events.tokens > 0 and self._handle is not None and not self._closed:
@@ -229,7 +229,7 @@ class Exchange:
 
     async def _document(self, engine: aiohttp.ClientResponse) -> None:
         """A JSON body: read whole, given its energy, sent on."""
-        body = b"".join([piece async for piece in pieces(engine, self._backend)])
+        body = b"".join([piece async for piece in self._upstream.pieces(engine, self._backend)])
         plain = "content-encoding" not in engine.headers
         parsed = answer.parse(body) if plain else None
         if engine.status < 300 and plain and parsed is None and not answer.is_json(body):
@@ -253,7 +253,7 @@ class Exchange:
         length = engine.headers.get("content-length")
         headers = response_headers(engine, self._ask, None if length is None else int(length))
         await self._head(engine.status, headers)
-        async for piece in pieces(engine, self._backend):
+        async for piece in self._upstream.pieces(engine, self._backend):
             await self._body(piece)
         self._outcome.status = _status_of(engine.status)
         self._finish()

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from multidict import CIMultiDict
 
-from proxy.ask import Ask
+from proxy.ask import Ask, utf8_or_latin1
 from proxy.backends import Backend
 from proxy.errors import BackendFailed, BackendTimeout, BackendUnavailable
 from proxy.settings import Timeouts
@@ -36,9 +36,9 @@ Headers = list[tuple[bytes, bytes]]
 class Upstream:
     def __init__(self, timeouts: Timeouts) -> None:
         self._first_byte_s = timeouts.first_byte_s
-        self._timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=timeouts.connect_s, sock_read=timeouts.idle_s
-        )
+        self._idle_s = timeouts.idle_s
+        # No sock_read: it would count before the first byte as well, where idle_s does not apply.
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect_s)
         self._session: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
@@ -79,16 +79,19 @@ class Upstream:
         except (aiohttp.ClientError, OSError) as error:
             raise BackendFailed(f"the connection to backend {backend.id} broke: {error}") from error
 
-
-async def pieces(engine: aiohttp.ClientResponse, backend: Backend) -> AsyncIterator[bytes]:
-    """The body as it arrives. Raises ApiError where the engine breaks off."""
-    try:
-        async for piece in engine.content.iter_any():
-            yield piece
-    except TimeoutError as error:
-        raise BackendTimeout(f"backend {backend.id} sent nothing for too long") from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise BackendFailed(f"backend {backend.id} broke off in the middle of its answer") from error
+    async def pieces(self, engine: aiohttp.ClientResponse, backend: Backend) -> AsyncIterator[bytes]:
+        """The body as it arrives. Raises ApiError where the engine breaks off or falls silent."""
+        try:
+            while True:
+                async with asyncio.timeout(self._idle_s):
+                    piece = await engine.content.readany()
+                if not piece:
+                    return
+                yield piece
+        except TimeoutError as error:
+            raise BackendTimeout(f"backend {backend.id} sent nothing for too long") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise BackendFailed(f"backend {backend.id} broke off in the middle of its answer") from error
 
 
 def _request_headers(ask: Ask) -> CIMultiDict[str]:
@@ -97,7 +100,8 @@ def _request_headers(ask: Ask) -> CIMultiDict[str]:
     for name, value in ask.headers:
         if name in HOP_BY_HOP or name == b"content-length" or (ask.accounted and name == b"accept-encoding"):
             continue
-        headers.add(name.decode("latin-1"), value.decode("latin-1"))
+        # aiohttp writes UTF-8: bytes that are UTF-8 come out as they came in.
+        headers.add(name.decode("latin-1"), utf8_or_latin1(value))
     if ask.send_request_id:
         headers["x-request-id"] = ask.request_id
     return headers

@@ -148,6 +148,13 @@ def test_who_is_charged(headers: dict[str, str], tenant: str | None) -> None:
     assert ask(BODY, headers=headers).tenant == tenant
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "latin-1"])
+def test_a_tenants_name_may_have_accents(coding: str) -> None:
+    assert (
+        understand("POST", CHAT, b"", [(b"x-joulegate-tenant", "café".encode(coding))], b"").tenant == "café"
+    )
+
+
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/v1/load_lora_adapter"])
 def test_routes_that_do_no_work_are_not_accounted(path: str) -> None:
     assert not ask(BODY, path=path).accounted

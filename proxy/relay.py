@@ -267,9 +267,11 @@ class Exchange:
         if self._handle is None:
             return None
         o = self._outcome
-        return self._accountant.finish(
+        record = self._accountant.finish(
             self._handle, o.status, o.http_status, usage=o.usage, times=o.times, error=o.error
         )
+        # Where nothing is measured there is nothing to wait for: the record is settled at once.
+        return record or self._accountant.find(self._ask.request_id)
 
     def _fail(self, error: ApiError) -> None:
         self._outcome.status, self._outcome.error = "engine_error", error.message

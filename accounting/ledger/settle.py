@@ -86,8 +86,8 @@ def _activity(
 
 def _note_coverage(request: OpenRequest, gpu: str, in_flight_us: int, span: Span) -> None:
     covered = in_flight_us * span.covered_us // (span.t1_us - span.t0_us)
-    if not in_flight_us and span.covered_us:
-        covered = 1  # work without time of its own, done in an interval that was measured
+    if span.covered_us:
+        covered = max(covered, 1)  # it may be charged, however short its time or the part that was measured
     request.covered_us[gpu] = request.covered_us.get(gpu, 0) + covered
     request.uncovered_us[gpu] = request.uncovered_us.get(gpu, 0) + max(in_flight_us - covered, 0)
 

@@ -15,10 +15,12 @@ from accounting.events import (
     EngineTimes,
     FirstToken,
     MeterDown,
+    MeterMethod,
     MeterUp,
     RequestFinished,
     RequestStarted,
     ServiceStarted,
+    Status,
     Tick,
     Usage,
 )
@@ -42,7 +44,10 @@ YEAR_US = 365 * 24 * 3600 * 1_000_000
 absurd_times = st.sampled_from([-(10**18), -1, 0, T0_US - YEAR_US, T0_US + 30 * YEAR_US, 10**18])
 absurd_counts = st.sampled_from([-(10**20), -1, 0, 10**9, 10**12, 10**25])
 
-statuses = st.sampled_from(["ok", "client_error", "engine_error", "aborted", "lost", "rejected"])
+statuses: st.SearchStrategy[Status] = st.sampled_from(
+    ["ok", "client_error", "engine_error", "aborted", "lost", "rejected"]
+)
+methods: st.SearchStrategy[MeterMethod] = st.sampled_from(["nvml-counter", "nvml-power", "none"])
 counts = st.none() | st.integers(0, 5_000) | absurd_counts
 milliseconds = st.none() | st.floats(0, 5_000) | st.floats(allow_nan=True, allow_infinity=True)
 backends = st.sampled_from(["main", "other", "undeclared", None])
@@ -113,7 +118,7 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
                 chosen = draw(st.lists(gpus, unique=True, max_size=3))
                 events.append(BackendDeclared(t_us=t_us, backend=draw(backends) or "main", gpus=list(chosen)))
             case "m":
-                method = draw(st.sampled_from(["nvml-counter", "nvml-power", "none"]))
+                method = draw(methods)
                 lag = draw(st.sampled_from([0, 20_000, -20_000, 10**9]))
                 events.append(MeterUp(t_us=t_us, gpu=draw(gpus), device="d", method=method, lag_us=lag))
             case "d":

@@ -398,3 +398,17 @@ def test_every_end_of_a_stream_leaves_a_charge_that_balances(status: Status) -> 
     assert story.records["r"].energy_uj == joules(600)
     assert story.records["r"].status == status
     assert_all_charged(story)
+
+
+def test_a_request_charged_for_one_microsecond_of_its_interval_has_a_figure() -> None:
+    gpu = Gpu("GPU-a", Power((-10, 600)), hidden=[(-1, 6.35)])
+    story = Story([gpu], {"main": ["GPU-a"]})
+    late = MeterUp(t_us=us(0), gpu="GPU-a", device="test", method="nvml-counter", lag_us=-99_999)
+    story.say(late)  # the first edge comes out at 6.499999 s
+    story.request("r", 6.1, 6.2, 6.4, tokens=20)
+    story.run(10.0)
+    record = story.records["r"]
+    assert record.energy_uj is not None
+    assert 0 < record.energy_uj <= 600
+    assert record.unmeasured_us == 300_000 - 1
+    assert_all_charged(story)

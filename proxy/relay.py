@@ -129,6 +129,7 @@ class Exchange:
         self._answering = False
         self._in_events = False
         self._closed = False
+        self._seen_first = False
         self._gone = False
 
     async def run(self, receive: Receive) -> None:
@@ -191,18 +192,13 @@ class Exchange:
             forced=forced and show != "always",
             show_usage=not forced or show == "always",
         )
-        seen_first = False
         self._in_events = True
         await self._head(engine.status, response_headers(engine, self._ask, None))
         try:
             async for data in self._upstream.pieces(engine, self._backend):
                 if out := events.feed(data):
                     await self._body(out)
-                if events.tokens > 0 and self._handle is not None and not self._closed:
-                    if not seen_first:
-                        seen_first = True
-                        self._accountant.first(self._handle)
-                    self._accountant.tokens(self._handle, events.tokens)
+                self._count(events)
         except ApiError as error:
             if left := events.abandon():
                 await self._body(left)
@@ -211,7 +207,19 @@ class Exchange:
             log.info("backend %s broke off after the end of an answer: %s", self._backend.id, error)
         await self._body(events.end(), more=False)
 
+    def _count(self, events: EventStream) -> None:
+        """Say what tokens came by, each once and before the end is said."""
+        if events.tokens <= 0 or self._handle is None or self._closed:
+            return
+        if not self._seen_first:
+            self._seen_first = True
+            self._accountant.first(self._handle)
+        self._accountant.tokens(self._handle, events.tokens)
+        events.tokens = 0
+
     def _close_stream(self, stream: EventStream, *, visible: bool) -> bytes | None:
+        # All of an answer can come in one piece: its tokens have to be said before its end.
+        self._count(stream)
         outcome = self._outcome
         outcome.usage, outcome.times = stream.usage, stream.times
         if stream.error is not None:

@@ -83,7 +83,9 @@ class EventStream:
         block = data[:cut]
         if not block:
             return b""
-        self.tokens = block.count(b"\ndata: ") + block.startswith(b"data: ")
+        self.tokens = _lines(block, b"data: ")
+        if b"[DONE]" in block:
+            self.tokens -= _lines(block, b"data: [DONE]")  # now: the usage chunk before it closes the account
         if not self._started and self.tokens:
             self._started = True
             if b'"role":"assistant"' in block:
@@ -114,7 +116,6 @@ class EventStream:
         if at < 0:
             return event
         if event.startswith(b"[DONE]", at + 6):
-            self.tokens -= 1
             self.finished = True
             self._finish()
             return self._release() + event
@@ -201,6 +202,11 @@ class EventStream:
             return None
         self._closed = True
         return self._close(self)
+
+
+def _lines(block: bytes, beginning: bytes) -> int:
+    """Lines of the block that begin so."""
+    return block.count(b"\n" + beginning) + block.startswith(beginning)
 
 
 def _events(block: bytes) -> list[bytes]:

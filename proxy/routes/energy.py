@@ -75,7 +75,7 @@ class RequestView(BaseModel):
     cached_tokens: int | None = Field(description="of them found in the prefix cache")
     completion_tokens: int | None = Field(description="tokens generated")
     tokens_from: TokensFrom | None = Field(
-        description="who counted completion_tokens: the engine, or joulegate the events of an unfinished stream"
+        description="who counted completion_tokens: the engine, or joulegate in a stream that broke off"
     )
     energy_joules: float | None = Field(description="GPU energy of the request, joules")
     prefill_joules: float | None = Field(description="of it for prefill, joules")

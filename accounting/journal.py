@@ -58,6 +58,8 @@ class Segment:
         self.path = path
         self.sound_bytes = 0
         """Length of the part read so far that is whole."""
+        self.damaged = False
+        """Whether the last reading ended at a line that is torn or damaged."""
         with path.open("rb") as file:
             first = file.readline()
         try:
@@ -71,7 +73,7 @@ class Segment:
 
     def events(self) -> Iterator[AnyEvent]:
         """The events in order. Stops, with a warning, at a line that is torn or damaged."""
-        self.sound_bytes = self._header_bytes
+        self.sound_bytes, self.damaged = self._header_bytes, False
         with self.path.open("rb") as file:
             file.seek(self._header_bytes)
             for line in file:
@@ -86,6 +88,7 @@ class Segment:
                         self.sound_bytes,
                         error,
                     )
+                    self.damaged = True
                     return
                 self.sound_bytes += len(line)
                 yield event
@@ -119,17 +122,28 @@ class Journal:
         self.segment = int(last[0].stem) if last else 0
 
     def begin_segment(self, state: LedgerState) -> None:
-        """Close the present segment and begin the next one with `state`."""
-        self.flush()
+        """Close the present segment and begin the next one with `state`. Raises JournalError.
+
+        On an error nothing has changed: the present segment goes on.
+        """
+        if not self.flush():
+            # `state` knows events that are not written yet: they must not come after it.
+            raise JournalError(f"cannot write to {self.directory}: {self.failure}")
         header = _encoder.encode(Header(joulegate_journal=FORMAT, segment=self.segment + 1, state=state))
         path = self.directory / f"{self.segment + 1:08d}.ndjson"
         part = path.with_suffix(".part")
         # A crash while the header is written leaves a .part file, which nobody reads.
+        fd = None
         try:
             fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
             _write_all(fd, header + b"\n")
+            if self._fsync:
+                os.fdatasync(fd)
             os.rename(part, path)
         except OSError as error:
+            if fd is not None:
+                os.close(fd)
+                part.unlink(missing_ok=True)  # a disk that is full gets its space back
             raise JournalError(f"cannot write {path}: {error.strerror}") from error
         if self._fd is not None:
             os.close(self._fd)
@@ -188,12 +202,11 @@ class Journal:
 
 
 def _identity(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        identity = uuid4().hex
-        path.write_text(identity + "\n")
+    if path.exists() and (identity := path.read_text().strip()):
         return identity
+    identity = uuid4().hex  # an empty file is one that a crash left
+    path.write_text(identity + "\n")
+    return identity
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -203,6 +216,9 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def cut_torn_tail(path: Path, sound_bytes: int) -> None:
-    """Cut a segment back to its sound part."""
-    if path.stat().st_size > sound_bytes:
+    """Cut off a last line that was not finished. Damage with whole lines after it is left as it is."""
+    with path.open("rb") as file:
+        file.seek(sound_bytes)
+        rest = file.read()
+    if rest and b"\n" not in rest:
         os.truncate(path, sound_bytes)

@@ -20,10 +20,27 @@ def replay(path: Path) -> Iterator[Output]:
         paths = [path]
     else:
         raise JournalError(f"{path} does not exist")
-    ledger = Ledger(Segment(paths[0]).state)
-    for part in paths:
-        for event in Segment(part).events():
-            yield from ledger.hear(event)
+    for _, out in _hear(Ledger(Segment(paths[0]).state), paths, cut_tail=False):
+        yield from out
+
+
+def _hear(ledger: Ledger, paths: list[Path], *, cut_tail: bool) -> Iterator[tuple[int, list[Output]]]:
+    """Each event's outputs, with its segment's number.
+
+    What a damaged or missing segment lost is not in the outputs, but the ledger goes on from the state that
+    the next segment begins with.
+    """
+    before: Segment | None = None
+    for path in paths:
+        segment = Segment(path)
+        if before is not None and (before.damaged or before.number + 1 != segment.number):
+            ledger.state = segment.state
+        for event in segment.events():
+            if out := ledger.hear(event):
+                yield segment.number, out
+        before = segment
+    if cut_tail and before is not None and before.damaged:
+        cut_torn_tail(before.path, before.sound_bytes)
 
 
 def recover(directory: Path, from_segment: int | None) -> tuple[Ledger, Iterator[tuple[int, list[Output]]]]:
@@ -39,14 +56,4 @@ def recover(directory: Path, from_segment: int | None) -> tuple[Ledger, Iterator
     if not paths:
         return Ledger(), iter(())
     ledger = Ledger(Segment(paths[0]).state)
-
-    def outputs() -> Iterator[tuple[int, list[Output]]]:
-        for path in paths:
-            segment = Segment(path)
-            for event in segment.events():
-                if out := ledger.hear(event):
-                    yield segment.number, out
-            if path == paths[-1]:
-                cut_torn_tail(path, segment.sound_bytes)
-
-    return ledger, outputs()
+    return ledger, _hear(ledger, paths, cut_tail=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -74,13 +76,14 @@ def command(
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     listener = _listen(settings)
-    _banner(settings, gpus, listener.getsockname()[1])
+    app = create_app(settings, [gpu.uuid for gpu in gpus if gpu.uuid is not None], version=__version__)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(settings, [gpu.uuid for gpu in gpus if gpu.uuid is not None], version=__version__),
+            app,
             loop="uvloop",
             http="httptools",
-            lifespan="on",
+            ws="none",
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
@@ -88,12 +91,27 @@ def command(
             timeout_graceful_shutdown=30,
         )
     )
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: signals.append(received))
+
+    async def serve() -> None:
+        # The lifespan is entered here and not by uvicorn, so that what fails in it can be told in a line.
+        async with app.router.lifespan_context(app):
+            if signals:
+                return
+            _banner(settings, gpus, listener.getsockname()[1])
+            await server.serve(sockets=[listener])
+
     try:
-        server.run(sockets=[listener])
+        with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+            runner.run(serve())
     except (StoreError, JournalError, MeterError) as error:
         raise click.ClickException(str(error)) from error
-    if not server.started:
-        sys.exit(1)
+    for received in signals[:1]:
+        # All is done: end by the signal, as whoever sent it expects. (uvicorn hands it on to us at its end.)
+        signal.signal(received, signal.SIG_DFL)
+        signal.raise_signal(received)
 
 
 def _settings(

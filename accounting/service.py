@@ -242,7 +242,9 @@ class Accountant:
             self._listener.event(event)
         for output in out:
             if isinstance(output, RequestRecord):
-                self._by_request_id.pop(output.request_id, None)
+                if self._by_request_id.get(output.request_id) not in self.ledger.state.open:
+                    # A client may use an id twice: the other request may still be in flight.
+                    self._by_request_id.pop(output.request_id, None)
                 self._recent[output.request_id] = output
                 while len(self._recent) > RECENT:
                     del self._recent[next(iter(self._recent))]

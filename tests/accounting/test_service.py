@@ -190,6 +190,23 @@ def test_a_request_can_be_found_in_flight_at_its_end_and_settled(service: Servic
     assert (service.accountant.in_flight, service.accountant.settled) == (0, True)
 
 
+def test_a_request_in_flight_is_found_though_another_of_the_same_id_has_settled(service: Service) -> None:
+    service.go_on(1.0)
+    first, second = service.start("same"), service.start("same")
+    service.go_on(1.5, first, second)
+    service.accountant.finish(first, "ok", 200)
+    service.go_on(4.0, second)
+    assert len(service.sink.records) == 1
+    found = service.accountant.find("same")
+    assert found is not None
+    assert (found.uid == service.sink.records[0].uid, found.state) == (False, "provisional")
+    service.accountant.finish(second, "ok", 200)
+    service.go_on(7.0)
+    settled = service.accountant.find("same")
+    assert settled is not None
+    assert settled.state == "final"
+
+
 def test_only_the_latest_settled_requests_are_kept_in_memory(service: Service) -> None:
     service.sink.look_at_disk = False  # two thousand replays would take long
     for i in range(RECENT + 5):

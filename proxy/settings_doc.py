@@ -20,9 +20,11 @@ Made from `proxy/settings.py` by `python -m proxy.settings_doc`; change it there
 
 `joulegate serve` takes settings from a YAML file (`--config`, or `joulegate.yaml` in the working directory),
 over it from environment variables, over both from its options. Unknown names and bad values are all reported
-at once, each with its path, and nothing is started. A name's parts are joined by two underscores in the
-environment: `JOULEGATE_TIMEOUTS__IDLE_S=30`. Lists are JSON there:
-`JOULEGATE_BACKENDS='[{"id": "llama", "url": "http://127.0.0.1:8000"}]'`.
+at once, each with its path, and nothing is started. (An environment variable whose first part is no setting
+is passed over: others may use the prefix.)
+
+In the environment the parts of a name are joined by two underscores: `JOULEGATE_TIMEOUTS__IDLE_S=30`. Lists
+are JSON there: `JOULEGATE_BACKENDS='[{"id": "llama", "url": "http://127.0.0.1:8000"}]'`.
 
 The shortest file:
 

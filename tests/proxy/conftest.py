@@ -12,7 +12,7 @@ from tests.proxy.raw_engine import RawEngine
 from tests.proxy.stack import Stack, metered, running
 
 MAX_BODY_MB = 0.2
-SHORT_S = 0.8
+SHORT_S = 1.5
 """The timeouts of `raw_stack`."""
 
 

@@ -73,6 +73,12 @@ def test_a_body_that_is_too_large_is_refused(stack: Stack) -> None:
     assert stack.post(chat()).status_code == 200
 
 
+def test_a_body_that_says_no_length_is_cut_off_at_the_limit(stack: Stack) -> None:
+    pieces = (b" " * 10_000 for _ in range(50))
+    answer = stack.client.post(CHAT, content=pieces, headers={"content-type": "application/json"})
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "request_too_large")
+
+
 def test_with_several_backends_an_unknown_model_is_refused_here(two: Stack) -> None:
     request_id = new_id()
     answer = two.post(chat(model="gpt-99"), request_id=request_id)
@@ -250,7 +256,7 @@ def test_a_request_that_hangs_in_the_engine_ends_when_the_client_leaves(
     spoil(simulated, "hang")
     request_id = new_id()
     with pytest.raises(httpx.ReadTimeout):
-        stack.client.post(CHAT, json=chat(), headers={"x-request-id": request_id}, timeout=0.3)
+        stack.client.post(CHAT, json=chat(), headers={"x-request-id": request_id}, timeout=1.0)
     record = stack.record(request_id)
     assert (record["status"], record["http_status"]) == ("aborted", 499)
 

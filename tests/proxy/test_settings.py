@@ -93,6 +93,12 @@ def test_an_unknown_setting_in_the_environment_is_told(monkeypatch: pytest.Monke
     assert faults(backends=[ENGINE])[1:] == ["  server.prot: there is no such setting"]
 
 
+def test_variables_of_others_with_the_same_prefix_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Kubernetes gives every pod of a namespace such a one for a service called joulegate.
+    monkeypatch.setenv("JOULEGATE_PORT", "tcp://10.0.0.1:8080")
+    assert load(given={"backends": [ENGINE]}).server.port == 8080
+
+
 def test_a_list_in_the_environment_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOULEGATE_BACKENDS", "http://127.0.0.1:8000")
     assert "backends" in "\n".join(faults())

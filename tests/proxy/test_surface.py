@@ -97,6 +97,16 @@ def test_unknown_headers_and_fields_pass_unchanged_both_ways(raw: RawEngine, raw
     assert {k: v for k, v in answer.json().items() if k != "energy"} == json.loads(said)
 
 
+def test_a_body_that_comes_in_chunks_goes_on_whole(raw: RawEngine, raw_stack: Stack) -> None:
+    raw.answer(whole(b'{"choices":[]}'))
+    headers = {"content-type": "application/json"}
+    answer = raw_stack.client.post(CHAT, content=iter([b'{"model":', b'"raw"}']), headers=headers)
+    assert answer.status_code == 200
+    got = raw.received[-1]
+    assert (got.body, got.all("content-length")) == (b'{"model":"raw"}', ["15"])
+    assert got.all("transfer-encoding") == []
+
+
 def test_compressed_and_binary_answers_pass_unchanged(raw: RawEngine, raw_stack: Stack) -> None:
     raw.answer(whole(b"\x1f\x8b\x00\xff", "audio/mpeg"))
     answer = raw_stack.post({"model": "raw", "input": "x"}, "/v1/audio/speech")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 
 from accounting.events import (
     AnyEvent,
@@ -268,3 +269,33 @@ def booked_uj(outputs: Sequence[Output], gpu: str) -> int:
 def written_and_read(state: LedgerState) -> LedgerState:
     """The state as a restart would find it."""
     return msgspec.json.decode(msgspec.json.encode(state), type=LedgerState)
+
+
+IDLE = 100
+"""Watts at idle. Stories keep quiet for the first 6 s, so that idle power is learnt."""
+
+GRAIN_UJ = 40_000
+"""Allowed for the counter's millijoules, the microsecond between reads, and rounding."""
+
+
+def joules(value: float) -> object:
+    """Equal to so many joules, of microjoules compared with it."""
+    return pytest.approx(value * 1e6, abs=GRAIN_UJ)
+
+
+def one_gpu(*busy: tuple[float, int], **backends: list[str]) -> Story:
+    """A GPU at idle but for the `busy` steps (second, watts), and backends on it."""
+    return Story([Gpu("GPU-a", Power((-10, IDLE), *busy))], backends or {"main": ["GPU-a"]})
+
+
+def energy_uj(record: RequestRecord) -> int:
+    assert record.energy_uj is not None
+    return record.energy_uj
+
+
+def assert_all_charged(story: Story) -> None:
+    """Nothing is open, every microjoule that the books gave to requests is on a record."""
+    assert not story.ledger.state.open
+    assert_balanced(story.outputs)
+    for gpu in story.ledger.state.gpus:
+        assert charged_uj(story.outputs, gpu) == booked_uj(story.outputs, gpu)

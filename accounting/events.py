@@ -116,13 +116,20 @@ class RequestStarted(Event, tag="started", frozen=True, kw_only=True):
     tenant: str | None = None
     streamed: bool = False
     body_bytes: int = 0
+    sequences: int = 1
+    """Sequences that decode side by side: `n` times the number of prompts."""
 
 
 class FirstToken(Event, tag="first", frozen=True, kw_only=True):
-    """The first token of a streamed request reached the proxy: its prefill is over."""
+    """The first token of a streamed request reached the proxy: its prefill is over.
+
+    The counts are those of the prompt, where the engine tells them this early.
+    """
 
     t_us: int
     handle: int
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 class Tick(Event, tag="tick", frozen=True, kw_only=True):

@@ -11,7 +11,6 @@ import msgspec
 
 from accounting.events import MeterMethod, Status
 
-
 TokensFrom = Literal["engine", "stream"]
 
 
@@ -58,8 +57,12 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     simulated: bool
     state: Literal["provisional", "final"]
     shares: list[GpuShare]
+    dynamic_uj: int | None = None
+    """energy_uj without the idle power of its time. None where the idle power is not known."""
+    quality: float | None = None
+    """Relative error of the work model of late, on energy over one second. None while it has seen nothing."""
     tokens_from: TokensFrom | None = None
-    """Who counted completion_tokens: the engine, or we ourselves the events of a stream it left unfinished."""
+    """Who counted completion_tokens: the engine, or joulegate the events of a stream that broke off."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):

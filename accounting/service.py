@@ -116,7 +116,7 @@ class Accountant:
             self._sink.put(out, segment)
             made += len(out)
         self.journal.begin_segment(self.ledger.state)
-        now = max(self.clock.now_us(), self.ledger.state.watermarks.get(SOURCE, 0) + 1)
+        now = max(self.clock.now_us(), self.ledger.watermark_us(SOURCE) + 1)
         self._say(ServiceStarted(t_us=now, source=SOURCE, version=self._version))
         self._next_handle = self.ledger.next_handle(SOURCE)
         self._flush()
@@ -208,7 +208,7 @@ class Accountant:
     @property
     def settled(self) -> bool:
         """Whether no request is waiting for its final figure."""
-        return not self.ledger.state.open
+        return not self.ledger.open_requests
 
     def tick(self) -> None:
         """Hand on what came since the last tick, settle what can be settled, keep the journal in size."""
@@ -216,7 +216,7 @@ class Accountant:
             self._say(event)
         self._say_tick(self.clock.now_us())
         self._flush()
-        if self._flying == 0 and not self.ledger.state.open:
+        if self._flying == 0 and not self.ledger.open_requests:
             self._meter.set_busy(False)
         if self.journal.wants_new_segment:
             self._begin_segment()

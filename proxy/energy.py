@@ -11,7 +11,7 @@ UJ_PER_KWH = 3_600_000 * UJ_PER_JOULE
 
 
 def attribution_method(record: RequestRecord) -> str:
-    """How the figure was got, such as `interval-tokens/nvml-counter/simulated-gpu`."""
+    """How the figure was got, such as `work-model/nvml-counter/simulated-gpu`."""
     parts = [record.method, record.meter]
     if record.simulated:
         parts.append("simulated-gpu")

@@ -2,56 +2,64 @@
 
 from __future__ import annotations
 
-from accounting.ledger import work
-from accounting.ledger.rule import Activity, Rule, Weights
-from accounting.ledger.state import GpuState, LedgerState, OpenRequest
+from accounting.ledger.flights import Flights
+from accounting.ledger.settle import Group
 from accounting.records import RequestRecord
 
-ESTIMATE_ERROR_PERCENT = 50
+ESTIMATE_ERROR_PERCENT = 30
 """Assumed error of the estimated part."""
 
 
-def add_estimate(
-    record: RequestRecord, request: OpenRequest, state: LedgerState, rule: Rule, now_us: int
-) -> None:
-    """Add to `record` what the unsettled work should cost, at each GPU's recent price of work.
+def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group, method: str) -> None:
+    """Add to `record` what the unsettled work should cost: as the work model says, scaled as of late.
 
-    Before any price is known, the GPU's present power is shared evenly by the requests in flight. Where a GPU
-    gives neither, nothing is added, and energy_uj stays None if nothing else was measured.
+    Before the model has seen any energy, the GPUs' present power is shared evenly by the requests in flight.
+    Where a GPU gives neither, nothing is added, and energy_uj stays None if nothing else was measured.
     """
-    added = [0, 0]
-    known = False
-    for name in request.gpus:
-        gpu = state.gpus.get(name)
-        if gpu is None:
-            continue
-        weights = _open_work(request, gpu, rule, now_us)
-        if gpu.uj_per_work is not None:
-            added[0] += round(weights.prefill * gpu.uj_per_work)
-            added[1] += round(weights.decode * gpu.uj_per_work)
-            known = True
-        elif (power_uw := gpu.curve.recent_power_uw()) is not None:
-            others = sum(1 for r in state.open.values() if name in r.gpus and r.finished_us is None)
-            open_us = max(now_us - max(gpu.settled_us, request.started.t_us), 0)
-            added[1 if request.first_us else 0] += power_uw * open_us // 1_000_000 // max(others, 1)
-            known = True
-    if request.status in ("client_error", "rejected"):
+    column = int(flights.column[row])
+    backend = group.backends[column]
+    mine = [gpu for gpu in group.gpus if gpu.gpu in backend.gpus]
+    if record.status in ("client_error", "rejected"):
         added = [0, 0]  # nothing is charged when it is settled either
-    if not known and record.energy_uj is None:
-        return
+    elif group.model.windows and any(gpu.curve.recent_power_uw() is not None for gpu in mine):
+        prefill_j, decode_j = _open_work(flights, row, group, column)
+        added = [round(prefill_j * group.scale * 1e6), round(decode_j * group.scale * 1e6)]
+    else:
+        powers = [power for gpu in mine if (power := gpu.curve.recent_power_uw()) is not None]
+        if not powers:
+            if record.energy_uj is None:
+                return
+            powers = [0]
+        n = flights.rows
+        others = int(((flights.group[:n] == group.number) & (flights.end[:n] == 0)).sum())
+        since = max(group.settled_us, int(flights.start[row]))
+        energy = sum(powers) * max(record.finished_us - since, 0) // 1_000_000 // max(others, 1)
+        added = [0, energy] if flights.first[row] else [energy, 0]
     record.prefill_uj = (record.prefill_uj or 0) + added[0]
     record.decode_uj = (record.decode_uj or 0) + added[1]
     record.energy_uj = record.prefill_uj + record.decode_uj
     record.uncertainty_uj = (record.uncertainty_uj or 0) + sum(added) * ESTIMATE_ERROR_PERCENT // 100
-    record.method = rule.name
+    record.method = method
     if record.meter == "none":
-        record.meter = next((state.gpus[g].method for g in request.gpus if g in state.gpus), "none")
+        record.meter = mine[0].method
 
 
-def _open_work(request: OpenRequest, gpu: GpuState, rule: Rule, now_us: int) -> Weights:
-    k = work.number(gpu.settled_us)
-    prefill = sum(n for j, n in request.prefill_bins.items() if j >= k)
-    decode = sum(n for j, n in request.decode_bins.items() if j >= k)
-    if not prefill and not decode:
-        return Weights(0, 0)
-    return rule.weigh([Activity(0, prefill, decode, max(now_us - gpu.settled_us, 0), True)])[0]
+def _open_work(flights: Flights, row: int, group: Group, column: int) -> tuple[float, float]:
+    """Joules that the work not settled yet should cost, for prefill and decode."""
+    prices, backend = group.prices(column), group.backends[column]
+    settled = group.settled_us
+    prompt, uncached = float(flights.prompt[row]), float(flights.uncached[row])
+    begin, end = int(flights.pre0[row]), int(flights.pre1[row])
+    part = 1.0 if end >= settled and end <= begin else max(end - max(begin, settled), 0) / max(end - begin, 1)
+    if not flights.first[row]:
+        part = 0.0
+    computed = uncached * min(part, 1.0)
+    tokens = float(flights.tokens[row].sum())
+    first = min(tokens, 1.0) if int(flights.first[row]) >= settled else 0.0
+    per_token = backend.step_joules
+    if per_token is None:
+        per_token = float(prices[0])
+    context = prompt + (float(flights.done[row]) + tokens / 2) / float(flights.seqs[row])
+    prefill = prices[2] * computed + prices[3] * computed * (prompt - uncached / 2) + per_token * first
+    decode = (tokens - first) * (per_token + prices[4] + prices[5] * context)
+    return float(prefill), float(decode)

@@ -1,14 +1,19 @@
-"""One GPU, one interval: its energy shared among idle, unobserved, unmeasured and the requests at work."""
+"""One interval of the GPUs that share backends: energy to idle, unobserved, unmeasured, and each request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from accounting.ledger import work
+import numpy as np
+from numpy.typing import NDArray
+
 from accounting.ledger.apportion import apportion
 from accounting.ledger.curve import Span
-from accounting.ledger.rule import Activity, Rule, Weights
-from accounting.ledger.state import BackendState, GpuState, OpenRequest, Share
+from accounting.ledger.features import Work, overlap, present, work_of
+from accounting.ledger.flights import Flights
+from accounting.ledger.intervals import INTERVAL_US, RING, number
+from accounting.ledger.model import FEATURES, WorkModel
+from accounting.ledger.state import BackendState, GpuState, Lesson
 from accounting.records import BookEntry
 
 IDLE_SAMPLES = 240
@@ -18,24 +23,102 @@ IDLE_SAMPLES_MIN = 8
 UNOBSERVED_FACTOR = 2
 """An empty interval above this multiple of idle power saw work that did not come through the proxy."""
 
-PRICE_MEMORY = 0.3
-"""Weight of the newest interval in the recent price of work."""
+SCALE_MEMORY = 0.2
+
+LESSON_DELAY = 60
+"""Intervals that wait for late news of prompts before the model learns from them."""
+
+CACHES = 0.02
+"""Above this part of prompt tokens found in the cache, such news matters."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
-def settle_interval(
-    gpu: GpuState,
-    t1_us: int,
-    requests: Sequence[tuple[int, OpenRequest]],
-    backends: dict[str, BackendState],
-    rule: Rule,
-) -> BookEntry:
-    """Book [gpu.settled_us, t1_us) and charge the requests. The entry balances, whatever was heard."""
-    t0_us = gpu.settled_us
-    span = gpu.curve.span(t0_us, t1_us)
+@dataclass
+class Group:
+    """GPUs that share backends, settled in step."""
+
+    number: int
+    gpus: list[GpuState]
+    backends: list[BackendState]
+    names: list[str]
+    model: WorkModel
+    priors: list[Floats]
+    """Of each backend: joules per unit of each feature."""
+    lessons: list[Lesson] = field(default_factory=list)
+    """Intervals settled and not learnt from yet, oldest first."""
+    scale: float = 1.0
+    """How far measured energy has been above what the model says of late."""
+
+    @property
+    def settled_us(self) -> int:
+        return self.gpus[0].settled_us
+
+    def prices(self, column: int) -> Floats:
+        """Joules per unit of each feature for the backend with this number."""
+        width = len(FEATURES)
+        learnt = self.model.coefficients[column * width : (column + 1) * width]
+        return self.priors[column] if self.model.distrusted else learnt * self.priors[column]
+
+
+@dataclass
+class Settled:
+    """What all requests of the group did in the interval. The arrays run over `rows`."""
+
+    rows: Ints
+    prefill: Floats
+    decode: Floats
+    in_flight_us: Ints
+    works: list[Work] = field(default_factory=list)
+
+
+def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
+    """Book [settled, t1_us) on every GPU of the group. Each entry balances, whatever was heard."""
+    t0_us = group.settled_us
+    done = _work(group, flights, t0_us, t1_us)
+    spans = [gpu.curve.span(t0_us, t1_us) for gpu in group.gpus]
+    entries = [
+        _settle_gpu(group, gpu, span, flights, done) for gpu, span in zip(group.gpus, spans, strict=True)
+    ]
+    if t1_us - t0_us == INTERVAL_US and all(span.covered_us == INTERVAL_US for span in spans):
+        _learn(group, entries, done)
+    for gpu in group.gpus:
+        gpu.settled_us = t1_us
+        gpu.curve.forget_before(t1_us)
+    _turn_page(flights, group.number, t0_us, t1_us)
+    return entries
+
+
+def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
+    """The work of every request that had part in the interval, in joules as the model sees it."""
+    rows = present(flights, group.number, t0_us, t1_us)
+    works, prefills, decodes = [], [], []
+    for column, backend in enumerate(group.backends):
+        mine = rows[flights.column[rows] == column]
+        work = work_of(flights, backend, mine, t0_us, t1_us)
+        prefill, decode = work.joules(group.prices(column))
+        if len(mine) and work.tokens.sum() > 0:
+            prices = group.prices(column)
+            backend.step_joules = float(
+                (prices[0] * work.steps + prices[1] * work.step_log) / work.tokens.sum()
+            )
+        works.append(work)
+        prefills.append(prefill)
+        decodes.append(decode)
+    joined = np.concatenate([work.rows for work in works]) if works else np.zeros(0, np.int64)
+    prefill = np.concatenate(prefills) if works else np.zeros(0)
+    decode = np.concatenate(decodes) if works else np.zeros(0)
+    in_flight = np.concatenate([work.in_flight_us for work in works]) if works else np.zeros(0, np.int64)
+    active = flights.works[joined]
+    return Settled(joined, prefill * active, decode * active, in_flight, works)
+
+
+def _settle_gpu(group: Group, gpu: GpuState, span: Span, flights: Flights, done: Settled) -> BookEntry:
     entry = BookEntry(
         gpu=gpu.gpu,
-        t0_us=t0_us,
-        t1_us=t1_us,
+        t0_us=span.t0_us,
+        t1_us=span.t1_us,
         covered_us=span.covered_us,
         measured_uj=span.measured_uj,
         requests_uj=0,
@@ -46,50 +129,40 @@ def settle_interval(
         method=gpu.method if span.measured_uj is not None else "none",
         simulated=gpu.simulated,
     )
-    present = [(r, a) for h, r in requests if (a := _activity(h, r, backends, t0_us, t1_us)) is not None]
-    for request, activity in present:
-        _note_coverage(request, gpu.gpu, activity.in_flight_us, span)
+    columns, here = _here(group, gpu, flights, done)
+    rows = done.rows[here]
+    flying = done.in_flight_us[here]
+    covered = flying * span.covered_us // (span.t1_us - span.t0_us)
+    if span.covered_us:
+        covered = np.maximum(covered, 1)  # it may be charged, however little of its time was measured
+    flights.covered_us[rows, columns] += covered
+    flights.uncovered_us[rows, columns] += np.maximum(flying - covered, 0)
     energy = (span.measured_uj or 0) - span.unmeasured_uj
-    at_work = [(r, a) for r, a in present if r.status not in ("client_error", "rejected")]
-    weights = rule.weigh([a for _, a in at_work])
-    entry.requests = len(at_work)
-    if not any(w.prefill or w.decode for w in weights):
+    active = flights.works[rows]
+    entry.requests = int(active.sum())
+    prefill, decode = done.prefill[here], done.decode[here]
+    if not (prefill.sum() + decode.sum()) > 0:
+        # No work seen: whoever was in flight shares by time (a long prefill shows nothing until its end).
+        decoding = (flights.first[rows] > 0) & (flights.first[rows] < span.t1_us)
+        time = (flying * active).astype(np.float64)
+        prefill, decode = time * ~decoding, time * decoding
+    weights = np.stack([prefill, decode], axis=1).ravel()
+    if not weights.sum() > 0:
         _book_empty(gpu, entry, energy, span)
         return entry
-    busy_us = _busy_us([r for r, _ in at_work], t0_us, t1_us)
-    entry.idle_uj = _idle_part(gpu, energy, t1_us - t0_us - busy_us, span)
+    busy_us = busy(flights, rows[active], span.t0_us, span.t1_us)
+    entry.idle_uj = _idle_part(gpu, energy, span.t1_us - span.t0_us - busy_us, span)
     entry.requests_uj = energy - entry.idle_uj
-    _charge(gpu, entry.requests_uj, [r for r, _ in at_work], weights, span)
-    if any(a.prefill or a.decode for _, a in at_work) and span.covered_us:
-        price = entry.requests_uj / sum(w.prefill + w.decode for w in weights)
-        old = gpu.uj_per_work
-        gpu.uj_per_work = price if old is None else old + PRICE_MEMORY * (price - old)
+    _charge(gpu, entry.requests_uj, flights, rows, columns, weights, busy_us, span)
     return entry
 
 
-def _activity(
-    handle: int, request: OpenRequest, backends: dict[str, BackendState], t0_us: int, t1_us: int
-) -> Activity | None:
-    """What a request did in the interval; None where it was not in flight and has no work there."""
-    begin = max(t0_us, request.started.t_us)
-    end = t1_us if request.finished_us is None else min(t1_us, request.finished_us)
-    k = work.number(t0_us)
-    prefill, decode = request.prefill_bins.get(k, 0), request.decode_bins.get(k, 0)
-    if end <= begin and not prefill and not decode:
-        return None
-    unseen = not request.started.streamed and not request.seen_tokens and request.finished_us is None
-    if unseen and (backend := backends.get(request.started.backend or "")) is not None:
-        decode = work.assumed_decode(request, backend, t0_us, t1_us)
-    decoding = request.first_us is not None and request.first_us < t1_us
-    return Activity(handle, prefill, decode, max(end - begin, 0), decoding)
-
-
-def _note_coverage(request: OpenRequest, gpu: str, in_flight_us: int, span: Span) -> None:
-    covered = in_flight_us * span.covered_us // (span.t1_us - span.t0_us)
-    if span.covered_us:
-        covered = max(covered, 1)  # it may be charged, however short its time or the part that was measured
-    request.covered_us[gpu] = request.covered_us.get(gpu, 0) + covered
-    request.uncovered_us[gpu] = request.uncovered_us.get(gpu, 0) + max(in_flight_us - covered, 0)
+def _here(group: Group, gpu: GpuState, flights: Flights, done: Settled) -> tuple[Ints, NDArray[np.bool_]]:
+    """Which of the requests use this GPU, and in which of their columns by GPU it stands."""
+    place = [b.gpus.index(gpu.gpu) if gpu.gpu in b.gpus else -1 for b in group.backends]
+    columns = np.array(place, dtype=np.int64)[flights.column[done.rows]] if place else np.zeros(0, np.int64)
+    here = columns >= 0
+    return columns[here], here
 
 
 def _book_empty(gpu: GpuState, entry: BookEntry, energy_uj: int, span: Span) -> None:
@@ -103,12 +176,15 @@ def _book_empty(gpu: GpuState, entry: BookEntry, energy_uj: int, span: Span) -> 
         del gpu.idle_samples_uw[:-IDLE_SAMPLES]
 
 
-def _idle_energy(gpu: GpuState, time_us: int) -> int | None:
-    """Energy of `time_us` at idle power, the 10th percentile of empty intervals. None until it is learnt."""
+def idle_power_uw(gpu: GpuState) -> int | None:
+    """The 10th percentile of empty intervals. None until it is learnt."""
     samples = gpu.idle_samples_uw
-    if len(samples) < IDLE_SAMPLES_MIN:
-        return None
-    return sorted(samples)[len(samples) // 10] * time_us // 1_000_000
+    return sorted(samples)[len(samples) // 10] if len(samples) >= IDLE_SAMPLES_MIN else None
+
+
+def _idle_energy(gpu: GpuState, time_us: int) -> int | None:
+    power_uw = idle_power_uw(gpu)
+    return None if power_uw is None else power_uw * time_us // 1_000_000
 
 
 def _idle_part(gpu: GpuState, energy_uj: int, idle_us: int, span: Span) -> int:
@@ -118,35 +194,82 @@ def _idle_part(gpu: GpuState, energy_uj: int, idle_us: int, span: Span) -> int:
     return min(energy_uj, energy_uj * idle_us // length if learnt is None else learnt)
 
 
-def _busy_us(requests: Sequence[OpenRequest], t0_us: int, t1_us: int) -> int:
-    """Time within [t0_us, t1_us) with at least one request in flight."""
-    spans = sorted(
-        (max(t0_us, r.started.t_us), t1_us if r.finished_us is None else min(t1_us, r.finished_us))
-        for r in requests
-    )
-    busy, reached = 0, t0_us
-    for begin, end in spans:
-        if end > reached:
-            busy += end - max(begin, reached)
-            reached = end
-    return busy
+def busy(flights: Flights, rows: Ints, t0_us: int, t1_us: int) -> int:
+    """Time within [t0_us, t1_us) with at least one of the requests in flight."""
+    ends = flights.end[rows]
+    begin = np.maximum(flights.start[rows], t0_us)
+    end = np.where(ends == 0, t1_us, np.minimum(ends, t1_us))
+    if not len(rows) or bool(((begin == t0_us) & (end == t1_us)).any()):
+        return t1_us - t0_us if len(rows) else 0
+    order = np.argsort(begin, kind="stable")
+    begin, end = begin[order], end[order]
+    reached = np.maximum.accumulate(np.concatenate([[t0_us], end]))
+    gained = reached[1:] - np.maximum(reached[:-1], begin)
+    return int(np.maximum(gained, 0).sum())
 
 
 def _charge(
-    gpu: GpuState, energy_uj: int, requests: Sequence[OpenRequest], weights: Sequence[Weights], span: Span
+    gpu: GpuState,
+    energy_uj: int,
+    flights: Flights,
+    rows: Ints,
+    columns: Ints,
+    weights: Floats,
+    busy_us: int,
+    span: Span,
 ) -> None:
-    flat = [part for pair in weights for part in pair]
-    whole = sum(flat)
-    parts = apportion(energy_uj, flat)
-    power_uw = energy_uj * 1_000_000 // (span.t1_us - span.t0_us)
-    for i, request in enumerate(requests):
-        share = request.shares.setdefault(gpu.gpu, Share())
-        prefill, decode = parts[2 * i], parts[2 * i + 1]
-        share.prefill_uj += prefill
-        share.decode_uj += decode
-        weight = flat[2 * i] + flat[2 * i + 1]
-        request.shared_uj += (prefill + decode) * (whole - weight) // whole
-        starts_here = request.started.t_us >= span.t0_us
-        ends_here = request.finished_us is not None and request.finished_us < span.t1_us
-        blurred_us = span.half_width_us * (starts_here + ends_here)
-        request.edge_uj += power_uw * blurred_us // 1_000_000 * weight // whole
+    parts = apportion(energy_uj, weights).reshape(-1, 2)
+    flights.prefill_uj[rows, columns] += parts[:, 0]
+    flights.decode_uj[rows, columns] += parts[:, 1]
+    got = parts.sum(axis=1)
+    share = weights.reshape(-1, 2).sum(axis=1) / weights.sum()
+    flights.shared_uj[rows] += np.floor(got * (1.0 - share)).astype(np.int64)
+    static_uj = _idle_energy(gpu, busy_us * span.covered_us // (span.t1_us - span.t0_us))
+    if static_uj is None:
+        flights.undivided_uj[rows] += got
+    else:
+        dynamic = max(energy_uj - static_uj, 0) / energy_uj if energy_uj else 0.0
+        flights.dynamic_uj[rows] += np.floor(got * dynamic).astype(np.int64)
+    ends = flights.end[rows]
+    edges = (flights.start[rows] >= span.t0_us).astype(np.int64)
+    edges += (ends > 0) & (ends < span.t1_us)
+    blurred_uj = energy_uj * span.half_width_us // (span.t1_us - span.t0_us)
+    flights.edge_uj[rows] += np.floor(blurred_uj * edges * share).astype(np.int64)
+
+
+def _learn(group: Group, entries: list[BookEntry], done: Settled) -> None:
+    """Teach the model what the interval's work cost, all GPUs together."""
+    energy_j = sum(entry.requests_uj for entry in entries) / 1e6
+    if energy_j <= 0:
+        return
+    scaled = [np.array(work.sums()) * prior for work, prior in zip(done.works, group.priors, strict=True)]
+    expected = float(done.prefill.sum() + done.decode.sum())
+    if expected > 0:
+        group.scale += SCALE_MEMORY * (min(energy_j / expected, 10.0) - group.scale)
+    group.lessons.append(
+        Lesson(k=number(entries[0].t0_us), x=np.concatenate(scaled).tolist(), energy_j=energy_j)
+    )
+    # Where prompts are cached, how much of each was computed is known only when it ends: wait for that.
+    delay = LESSON_DELAY if any(b.cached_part > CACHES for b in group.backends) else 0
+    while len(group.lessons) > delay:
+        lesson = group.lessons.pop(0)
+        group.model.learn(np.array(lesson.x), lesson.energy_j, INTERVAL_US / 1e6)
+
+
+def correct_lessons(group: Group, column: int, begin_us: int, end_us: int, pre: float, preq: float) -> None:
+    """A prompt with the window [begin, end] took `pre` and `preq` more (or less) work than was thought."""
+    priors, at = group.priors[column], column * len(FEATURES)
+    for lesson in group.lessons:
+        t0_us = lesson.k * INTERVAL_US
+        part = float(overlap(np.array([begin_us]), np.array([end_us]), t0_us, t0_us + INTERVAL_US)[0])
+        if part:
+            lesson.x[at + 2] = max(lesson.x[at + 2] + part * pre * float(priors[2]), 0.0)
+            lesson.x[at + 3] = max(lesson.x[at + 3] + part * preq * float(priors[3]), 0.0)
+
+
+def _turn_page(flights: Flights, group: int, t0_us: int, t1_us: int) -> None:
+    """Count the interval's tokens as done and free its column."""
+    rows = np.flatnonzero(flights.group[: flights.rows] == group)
+    for k in range(number(t0_us), min(number(t1_us), number(t0_us) + RING)):
+        flights.done[rows] += flights.tokens[rows, k % RING]
+        flights.tokens[rows, k % RING] = 0.0

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
-from accounting.events import EngineTimes, MeterMethod, RequestStarted, Status, Usage
+from accounting.events import MeterMethod, ModelCard
 from accounting.ledger.curve import Curve
+from accounting.ledger.flights import OpenRequest
+from accounting.ledger.model import ModelState
 
 
 class GpuState(msgspec.Struct):
@@ -20,67 +22,53 @@ class GpuState(msgspec.Struct):
     method: MeterMethod = "none"
     simulated: bool = False
     device: str | None = None
+    power_limit_mw: int | None = None
     idle_samples_uw: list[int] = []
-    uj_per_work: float | None = None
-    """Recent price of one unit of the rule's work on this GPU, for provisional figures."""
-
-
-class Share(msgspec.Struct):
-    """What a request has been charged on one GPU so far."""
-
-    prefill_uj: int = 0
-    decode_uj: int = 0
-
-
-class OpenRequest(msgspec.Struct):
-    """A request that is in flight, or finished but not settled on all its GPUs."""
-
-    started: RequestStarted
-    gpus: list[str]
-    shares: dict[str, Share] = {}
-    first_us: int | None = None
-    finished_us: int | None = None
-    status: Status | None = None
-    http_status: int | None = None
-    error: str | None = None
-    usage: Usage | None = None
-    times: EngineTimes | None = None
-    seen_tokens: int = 0
-    """Stream events counted so far."""
-    decode_bins: dict[int, int] = {}
-    """Decode work in thousandths of a token, by interval number."""
-    prefill_bins: dict[int, int] = {}
-    """Prefill work in thousandths of a prompt token, by interval number."""
-    prefill_tokens: int = 0
-    """Prompt tokens assumed when the prefill was booked."""
-    covered_us: dict[str, int] = {}
-    uncovered_us: dict[str, int] = {}
-    """Time in flight with and without known energy, by GPU."""
-    shared_uj: int = 0
-    """Energy got in intervals that others worked in too, weighted by their part."""
-    edge_uj: int = 0
-    """Energy that hangs on where exactly the counter's edges lay."""
 
 
 class BackendState(msgspec.Struct):
     """One backend: its GPUs, and what was learnt of its requests."""
 
     gpus: list[str]
+    model: ModelCard | None = None
     bytes_per_token: float = 4.5
     """Body bytes per prompt token; JSON and a chat template included. A guess until requests finish."""
     tokens_per_s: float = 30.0
-    """Decode speed of one request; used only for answers that were not streamed."""
+    """Decode speed of one sequence; used for answers that are not streamed."""
+    us_per_prompt_token: float = 300.0
+    """Quick time to first token per prompt token; bounds how long a prefill can have lasted."""
+    cached_part: float = 0.0
+    """Part of prompts that the prefix cache had, of late."""
+    waits: list[float] = []
+    """Recent times to first token per prompt token of long prompts, in microseconds, newest last."""
     last_first_us: list[int] = []
     """Times of the latest first tokens, newest last."""
+    step_joules: float | None = None
+    """Recent cost of what a step costs at any batch size, per token of it. For provisional figures."""
+
+
+class Lesson(msgspec.Struct):
+    """An interval for the work model: its number, its scaled features, its energy."""
+
+    k: int
+    x: list[float]
+    energy_j: float
 
 
 class LedgerState(msgspec.Struct):
-    """Everything. `open` is keyed by handle."""
+    """Everything."""
 
     gpus: dict[str, GpuState] = {}
     backends: dict[str, BackendState] = {}
+    models: dict[str, ModelState] = {}
+    """By the names of the group's backends."""
     open: dict[int, OpenRequest] = {}
+    """By handle."""
     watermarks: dict[int, int] = {}
     """By source: everything before this time has been said."""
     last_handles: dict[int, int] = {}
     """By source: the highest handle heard, so that none is used twice."""
+    lessons: dict[str, list[Lesson]] = {}
+    """By group: intervals not learnt from yet."""
+    scales: dict[str, float] = {}
+    """By group: how far measured energy has been above what the model says of late."""

@@ -81,10 +81,20 @@ class RequestView(BaseModel):
     prefill_joules: float | None = Field(description="of it for prefill, joules")
     decode_joules: float | None = Field(description="of it for decode, joules")
     joules_per_output_token: float | None = Field(description="energy_joules / completion_tokens")
+    dynamic_joules: float | None = Field(
+        description="of it what would not have been drawn without requests; null: idle power not known yet"
+    )
+    static_joules: float | None = Field(description="of it the share of idle power; null: not known yet")
+    quality: float | None = Field(
+        description="relative error of the work model of late, over one second; null before it has learnt"
+    )
     uncertainty_joules: float | None = Field(description="one standard deviation of energy_joules, estimated")
     energy_uj: int | None = Field(description="GPU energy of the request, exact, microjoules")
     prefill_uj: int | None = Field(description="of it for prefill, microjoules")
     decode_uj: int | None = Field(description="of it for decode, microjoules")
+    dynamic_uj: int | None = Field(
+        description="energy_uj without the GPU's idle power over its time, microjoules; null: not known"
+    )
     uncertainty_uj: int | None = Field(description="one standard deviation of energy_uj, microjoules")
     unmeasured_seconds: float = Field(
         description="time in flight that was not measured, seconds; above 0 makes the energy a lower bound"
@@ -144,6 +154,8 @@ def record_view(record: RequestRecord) -> dict[str, object]:
     """A record as the REST surface shows it: the fields of `RequestView`, ready for JSON."""
     tokens = record.completion_tokens
     energy_j = _joules(record.energy_uj)
+    known = record.dynamic_uj is not None and record.energy_uj is not None
+    static_uj = (record.energy_uj or 0) - (record.dynamic_uj or 0) if known else None
     return {
         "object": "energy.request",
         "id": record.uid,
@@ -167,10 +179,14 @@ def record_view(record: RequestRecord) -> dict[str, object]:
         "prefill_joules": _joules(record.prefill_uj),
         "decode_joules": _joules(record.decode_uj),
         "joules_per_output_token": energy_j / tokens if energy_j is not None and tokens else None,
+        "dynamic_joules": _joules(record.dynamic_uj),
+        "static_joules": _joules(static_uj),
         "uncertainty_joules": _joules(record.uncertainty_uj),
+        "quality": record.quality,
         "energy_uj": record.energy_uj,
         "prefill_uj": record.prefill_uj,
         "decode_uj": record.decode_uj,
+        "dynamic_uj": record.dynamic_uj,
         "uncertainty_uj": record.uncertainty_uj,
         "unmeasured_seconds": _seconds(record.unmeasured_us),
         "attribution_method": record.method,

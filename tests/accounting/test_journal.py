@@ -271,7 +271,7 @@ def test_nothing_flushed_is_missing_after_a_kill(tmp_path: Path) -> None:
     numbers = sorted(ledger.state.open)
     assert numbers == list(range(1, len(numbers) + 1))
     assert numbers[-1] >= told[-1]
-    held = ledger.state.open[told[-1]].started
+    held = ledger.state.open[told[-1]].told.started
     assert isinstance(held, RequestStarted)
     assert held == request(told[-1])
     Journal(tmp_path).close()

@@ -240,7 +240,7 @@ def test_tokens_are_told_once_per_tick_and_counted_whole(service: Service) -> No
         service.accountant.tokens(handle, 2)
     service.go_on(1.05)
     assert len(events_in(service.directory)) - told_before <= 3
-    assert service.accountant.ledger.state.open[handle].seen_tokens == 2000
+    assert service.accountant.ledger.state.open[handle].numbers["seen"] == 2000
 
 
 def test_a_crash_loses_no_settled_record_and_closes_open_requests_as_lost(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def expected_records(events: list[AnyEvent]) -> Counter[str]:
 
 
 anything = settings(
-    deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 
 

@@ -82,7 +82,7 @@ def test_a_request_pays_nothing_while_it_is_queued_behind_another() -> None:
         request = story.ledger.state.open.get(queued)
         settled = story.ledger.state.gpus["GPU-a"].settled_us
         if request is not None:
-            so_far[settled] = sum(s.prefill_uj + s.decode_uj for s in request.shares.values())
+            so_far[settled] = request.charged_uj
 
     story.run(15.0, each=note)
     assert so_far[us(10.5)] == 0

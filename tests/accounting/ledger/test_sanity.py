@@ -57,4 +57,4 @@ def test_an_absurd_count_of_tokens_is_let_go() -> None:
     handle = story.request("r", 1.0, 1.1, None, tokens=0)
     story.run(2.0)
     story.say(Tick(t_us=us(2.01), source=0, handles=[handle] * 3, tokens=[MAX_TOKENS + 1, -4, 5]))
-    assert story.ledger.state.open[handle].seen_tokens == 5
+    assert story.ledger.state.open[handle].numbers["seen"] == 5

@@ -1,0 +1,142 @@
+"""What was done in one interval: each request's part of the work, and the sums the work model learns from.
+
+Prompts. A prompt's work lies in its prefill window [pre0, pre1], which ends with the first token and leaves
+queueing out. Tokens. Each stream event is a token or, under speculative decoding, one step's tokens.
+
+Steps. The engine makes one token per sequence and step, so a request that decodes through the whole interval
+has seen every step: the median over those is the number of steps. With none of them, the largest count is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+import numpy as np
+from numpy.typing import NDArray
+
+from accounting.ledger.flights import Flights
+from accounting.ledger.intervals import INTERVAL_US, RING, number
+from accounting.ledger.state import BackendState
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+THROUGHOUT = 0.98
+"""A request decodes through an interval when it does so for this part of it."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One backend's work in one interval. Arrays run over `rows`, the requests that had part in it."""
+
+    rows: Ints
+    in_flight_us: Ints
+    tokens: Floats
+    """Received, the first included."""
+    firsts: Floats
+    """1 where the first token came in this interval."""
+    prompt: Floats
+    """Prompt tokens computed."""
+    prompt_reads: Floats
+    """The same times the context each attends to."""
+    decoded: Floats
+    reads: Floats
+    """Context read by the decoded tokens, summed."""
+    steps: float
+
+    @property
+    def batch(self) -> float:
+        return float(self.tokens.sum()) / self.steps if self.steps > 0 else 0.0
+
+    @property
+    def step_log(self) -> float:
+        return self.steps * log2(1.0 + self.batch)
+
+    def sums(self) -> list[float]:
+        """The features of the work model, summed over the requests."""
+        return [
+            self.steps,
+            self.step_log,
+            float(self.prompt.sum()),
+            float(self.prompt_reads.sum()),
+            float(self.decoded.sum()),
+            float(self.reads.sum()),
+        ]
+
+    def joules(self, prices: Floats) -> tuple[Floats, Floats]:
+        """What each request's prefill and decode should have cost. What a step costs at any batch size is
+        shared by the tokens that came of it."""
+        tokens = float(self.tokens.sum())
+        per_token = (prices[0] * self.steps + prices[1] * self.step_log) / tokens if tokens > 0 else 0.0
+        prefill = prices[2] * self.prompt + prices[3] * self.prompt_reads + per_token * self.firsts
+        decode = prices[4] * self.decoded + prices[5] * self.reads + per_token * (self.tokens - self.firsts)
+        return prefill, decode
+
+
+def present(flights: Flights, group: int, t0_us: int, t1_us: int) -> Ints:
+    """Rows of the group's requests that were in flight in [t0_us, t1_us) or have work booked there."""
+    n = flights.rows
+    ends, begins = flights.end[:n], flights.start[:n]
+    mine = (flights.group[:n] == group) & (begins < t1_us)
+    there = (ends == 0) | (ends > t0_us) | ((flights.pre1[:n] >= t0_us) & (flights.pre1[:n] > ends))
+    rows = np.flatnonzero(mine)
+    late = flights.tokens[rows, number(t0_us) % RING] > 0
+    return flights.in_order(rows[there[rows] | late])
+
+
+def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_us: int) -> Work:
+    """The work that the requests in `rows`, all of one backend, did in [t0_us, t1_us)."""
+    start, first, end = flights.start[rows], flights.first[rows], flights.end[rows]
+    open_end = np.where(end == 0, t1_us, np.minimum(end, t1_us))
+    in_flight = np.maximum(open_end - np.maximum(start, t0_us), 0)
+    tokens = flights.tokens[rows, number(t0_us) % RING].copy()
+    # Nothing is seen of an unstreamed answer before its end: take it to decode as fast as its neighbours.
+    unseen = (~flights.streamed[rows]) & (flights.seen[rows] == 0) & (end == 0)
+    assumed = in_flight / 1e6 * (backend.tokens_per_s * flights.seqs[rows])
+    tokens = np.where(unseen & (tokens == 0), assumed, tokens)
+    firsts = ((first >= t0_us) & (first < t1_us) & (tokens > 0)).astype(np.float64)
+    firsts = np.minimum(firsts * flights.seqs[rows], tokens)
+    part = overlap(flights.pre0[rows], flights.pre1[rows], t0_us, t1_us)
+    prompt = flights.uncached[rows] * part
+    cached = np.maximum(flights.prompt[rows] - flights.uncached[rows], 0.0)
+    decoded = tokens - firsts
+    sequences = flights.seqs[rows]
+    context = flights.prompt[rows] + (flights.done[rows] + firsts + decoded / 2) / sequences
+    through = (first > 0) & (first <= t0_us + (1 - THROUGHOUT) * INTERVAL_US)
+    through &= (end == 0) | (end >= t1_us - (1 - THROUGHOUT) * INTERVAL_US)
+    through &= ~unseen
+    return Work(
+        rows=rows,
+        in_flight_us=in_flight,
+        tokens=tokens,
+        firsts=firsts,
+        prompt=prompt,
+        prompt_reads=prompt * (cached + flights.uncached[rows] / 2),
+        decoded=decoded,
+        reads=decoded * context,
+        steps=_steps(tokens / sequences, through),
+    )
+
+
+def prompt_joules(prices: Floats, uncached: float, prompt: float) -> float:
+    """What a prompt of which `uncached` tokens are to be computed should cost in all."""
+    return float(prices[2] * uncached + prices[3] * uncached * (prompt - uncached / 2))
+
+
+def overlap(begin: Ints, end: Ints, t0_us: int, t1_us: int) -> Floats:
+    """Which part of each window [begin, end] lies in [t0_us, t1_us). A window without length is a point."""
+    length = end - begin
+    inside = np.minimum(end, t1_us) - np.maximum(begin, t0_us)
+    part: Floats = np.where(
+        length > 0,
+        np.clip(inside, 0, None) / np.maximum(length, 1),
+        ((end >= t0_us) & (end < t1_us)).astype(np.float64),
+    )
+    return part
+
+
+def _steps(counts: Floats, through: NDArray[np.bool_]) -> float:
+    if through.any():
+        return float(np.median(counts[through]))
+    return float(counts.max(initial=0.0))

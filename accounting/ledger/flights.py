@@ -1,0 +1,202 @@
+"""The requests that are open, in columns: one row each, so that an interval is settled without a loop.
+
+A row is taken by `add`, given back by `remove`, and used again. Which row a request has means nothing: sums
+are taken in the order of the handles (`in_order`), so that a ledger that goes on and one that begins with its
+written state come to the same microjoules.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from accounting.events import EngineTimes, RequestStarted, Status, Usage
+from accounting.ledger.intervals import RING
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+FIRST_ROWS = 64
+
+
+class Told(msgspec.Struct):
+    """What was said of one request, kept whole until its record is made."""
+
+    started: RequestStarted
+    gpus: list[str]
+    backend: str | None = None
+    """Name under which the ledger knows its backend: the one it started with, should that change its GPUs."""
+    status: Status | None = None
+    http_status: int | None = None
+    error: str | None = None
+    usage: Usage | None = None
+    times: EngineTimes | None = None
+    quality: float | None = None
+
+
+class OpenRequest(msgspec.Struct):
+    """One row, written down."""
+
+    handle: int
+    told: Told
+    numbers: dict[str, int | float]
+    tokens: list[float]
+    by_gpu: dict[str, list[int]]
+
+    @property
+    def finished_us(self) -> int | None:
+        return int(self.numbers["end"]) if "end" in self.numbers else None
+
+    @property
+    def charged_uj(self) -> int:
+        """Energy so far, over all its GPUs."""
+        return sum(self.by_gpu["prefill_uj"]) + sum(self.by_gpu["decode_uj"])
+
+
+# Columns of whole numbers: times in UTC microseconds with 0 for "not yet", energies in microjoules.
+# undivided_uj: charged while idle power was not known, so that nobody can say how much of it was dynamic.
+_INTS = (
+    "start",
+    "first",
+    "end",
+    "pre0",
+    "pre1",
+    "seen",
+    "dynamic_uj",
+    "undivided_uj",
+    "edge_uj",
+    "shared_uj",
+)
+# prompt: prompt tokens; uncached: those to compute; assumed: those to compute as first booked; done: tokens
+# generated in settled intervals; seqs: sequences (n times prompts) that decode side by side.
+_FLOATS = ("prompt", "uncached", "assumed", "done", "seqs")
+_BY_GPU = ("prefill_uj", "decode_uj", "covered_us", "uncovered_us")
+
+
+class Flights:
+    start: Ints
+    first: Ints
+    end: Ints
+    pre0: Ints
+    pre1: Ints
+    seen: Ints
+    dynamic_uj: Ints
+    undivided_uj: Ints
+    edge_uj: Ints
+    shared_uj: Ints
+    prompt: Floats
+    uncached: Floats
+    assumed: Floats
+    done: Floats
+    seqs: Floats
+    prefill_uj: Ints
+    decode_uj: Ints
+    covered_us: Ints
+    uncovered_us: Ints
+
+    def __init__(self) -> None:
+        self.rows = 0
+        """Rows up to here have been used."""
+        self.row: dict[int, int] = {}
+        """Row of each handle."""
+        self.told: list[Told | None] = []
+        self._free: list[int] = []
+        self._gpus_wide = 1
+        self._allocate(FIRST_ROWS)
+
+    def _allocate(self, size: int) -> None:
+        for name in _INTS:
+            setattr(self, name, np.zeros(size, np.int64))
+        for name in _FLOATS:
+            setattr(self, name, np.zeros(size, np.float64))
+        for name in _BY_GPU:
+            setattr(self, name, np.zeros((size, self._gpus_wide), np.int64))
+        self.tokens: Floats = np.zeros((size, RING), np.float64)
+        """Tokens received, first ones included, by interval number modulo RING."""
+        self.handle = np.zeros(size, np.int64)
+        self.group = np.full(size, -1, np.int32)
+        """Number of the group of GPUs; -1 for a free row."""
+        self.column = np.zeros(size, np.int32)
+        """Number of the backend within its group."""
+        self.streamed = np.zeros(size, np.bool_)
+        self.works = np.zeros(size, np.bool_)
+        """Whether the GPU does anything for it: not where the engine refused."""
+
+    def _resize(self, size: int, gpus_wide: int) -> None:
+        old = self.__dict__.copy()
+        self._gpus_wide = gpus_wide
+        self._allocate(size)
+        for name, column in old.items():
+            if isinstance(column, np.ndarray):
+                new = self.__dict__[name]
+                part = tuple(slice(0, n) for n in np.minimum(column.shape, new.shape))
+                new[part] = column[part]
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def add(self, handle: int, told: Told, group: int, column: int) -> int:
+        """Take a row for a request. Its GPUs are `told.gpus`, in this order in the columns by GPU."""
+        if len(told.gpus) > self._gpus_wide:
+            self._resize(len(self.start), len(told.gpus))
+        if self._free:
+            row = self._free.pop()
+        else:
+            row = self.rows
+            self.rows += 1
+            if row >= len(self.start):
+                self._resize(2 * len(self.start), self._gpus_wide)
+            self.told.append(None)
+        self.row[handle], self.told[row], self.handle[row] = row, told, handle
+        self.group[row], self.column[row] = group, column
+        self.start[row] = told.started.t_us
+        self.streamed[row], self.works[row] = told.started.streamed, True
+        self.seqs[row] = max(told.started.sequences, 1)
+        return row
+
+    def remove(self, handle: int) -> None:
+        row = self.row.pop(handle)
+        self.told[row] = None
+        for name in (*_INTS, *_FLOATS):
+            self.__dict__[name][row] = 0
+        for name in (*_BY_GPU, "tokens"):
+            self.__dict__[name][row, :] = 0
+        self.group[row] = -1
+        self._free.append(row)
+
+    def in_order(self, rows: Ints) -> Ints:
+        """The rows by handle: the one order that does not depend on the layout."""
+        handles = self.handle[rows]
+        if len(rows) < 2 or bool((handles[1:] > handles[:-1]).all()):
+            return rows
+        ordered: Ints = rows[np.argsort(handles, kind="stable")]
+        return ordered
+
+    def teller(self, row: int) -> Told:
+        told = self.told[row]
+        assert told is not None
+        return told
+
+    def write_down(self) -> dict[int, OpenRequest]:
+        """Every open request by its handle."""
+        return {handle: self._write(handle, row) for handle, row in sorted(self.row.items())}
+
+    def _write(self, handle: int, row: int) -> OpenRequest:
+        told = self.teller(row)
+        numbers: dict[str, int | float] = {
+            name: value for name in (*_INTS, *_FLOATS) if (value := self.__dict__[name][row].item())
+        }
+        by_gpu = {name: self.__dict__[name][row, : len(told.gpus)].tolist() for name in _BY_GPU}
+        return OpenRequest(
+            handle=handle, told=told, numbers=numbers, tokens=self.tokens[row].tolist(), by_gpu=by_gpu
+        )
+
+    def take_up(self, request: OpenRequest, group: int, column: int) -> None:
+        """Add a request as `write_down` gave it."""
+        row = self.add(request.handle, request.told, group, column)
+        for name, value in request.numbers.items():
+            self.__dict__[name][row] = value
+        for name, values in request.by_gpu.items():
+            self.__dict__[name][row, : len(values)] = values
+        self.tokens[row] = request.tokens
+        self.works[row] = request.told.status not in ("client_error", "rejected")

@@ -1,0 +1,152 @@
+"""GPUs, backends, and which of them belong together: those that share backends are settled in step."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from accounting.events import BackendDeclared, CounterReads, MeterUp
+from accounting.ledger import intervals
+from accounting.ledger.curve import Curve
+from accounting.ledger.flights import Flights
+from accounting.ledger.model import WorkModel
+from accounting.ledger.priors import prior_joules
+from accounting.ledger.settle import Group, settle_group
+from accounting.ledger.state import BackendState, GpuState, LedgerState
+from accounting.records import BookEntry
+
+
+class Groups:
+    def __init__(self, state: LedgerState) -> None:
+        self.gpus: dict[str, GpuState] = dict(state.gpus)
+        self.backends: dict[str, BackendState] = dict(state.backends)
+        self.all: list[Group] = []
+        self._models = dict(state.models)
+        self._scales = dict(state.scales)
+        self._lessons = dict(state.lessons)
+        self._form()
+
+    def state(self) -> LedgerState:
+        for group in self.all:
+            self._keep(group)
+        return LedgerState(
+            gpus=self.gpus,
+            backends=self.backends,
+            models=dict(self._models),
+            scales=dict(self._scales),
+            lessons=dict(self._lessons),
+        )
+
+    def place(self, backend: str | None, gpus: list[str]) -> tuple[int, int]:
+        """Number of the group and of the backend in it; (-1, 0) where it has no GPU."""
+        for group in self.all:
+            if gpus and backend in group.names:
+                return group.number, group.names.index(backend)
+        return -1, 0
+
+    def read(self, event: CounterReads) -> None:
+        gpu = self.gpus.get(event.gpu)
+        if gpu is not None:
+            for lo, hi, mj in zip(event.t_lo_us, event.t_hi_us, event.energy_mj, strict=False):
+                gpu.curve.read(lo, hi, mj, gpu.settled_us)
+
+    def meter_up(self, event: MeterUp) -> None:
+        gpu = self._gpu(event.gpu, event.t_us)
+        if event.method != gpu.method or event.method != "nvml-counter":
+            gpu.curve.break_epoch()  # integrated power starts at 0 whenever its meter starts
+        gpu.method, gpu.simulated = event.method, event.simulated
+        gpu.curve.lag_us = event.lag_us
+        moved = gpu.device != event.device or gpu.power_limit_mw not in (None, event.power_limit_mw)
+        gpu.device, gpu.power_limit_mw = event.device, event.power_limit_mw
+        if moved:
+            self._forget_model(event.gpu)  # another GPU, or another power cap: other prices
+        self._form()
+
+    def declare(self, event: BackendDeclared, flights: Flights) -> list[BookEntry]:
+        """A backend, new or changed. GPUs that come together are settled to the same time first.
+
+        Requests that began on other GPUs end with those: the old backend stays for them under another name.
+        """
+        for gpu in event.gpus:
+            self._gpu(gpu, event.t_us)
+        known = self.backends.get(event.backend)
+        if known is not None and (known.gpus != unique(event.gpus) or known.model != event.model):
+            for gpu in (*known.gpus, *event.gpus):
+                self._forget_model(gpu)
+            retired = f"{event.backend}#{event.t_us}"
+            self.backends[retired] = known
+            for row in flights.row.values():
+                told = flights.teller(row)
+                told.backend = retired if told.backend == event.backend else told.backend
+            known = None
+        if known is None:
+            self.backends[event.backend] = BackendState(gpus=unique(event.gpus), model=event.model)
+        in_use = {flights.teller(row).backend for row in flights.row.values()}
+        self.backends = {n: b for n, b in self.backends.items() if "#" not in n or n in in_use}
+        return self._form()
+
+    def _gpu(self, gpu: str, t_us: int) -> GpuState:
+        found = self.gpus.get(gpu)
+        if found is None:
+            found = self.gpus[gpu] = GpuState(gpu=gpu, settled_us=intervals.start(t_us), curve=Curve())
+        return found
+
+    def _keep(self, group: Group) -> None:
+        key = "\n".join(group.names)
+        self._models[key], self._scales[key] = group.model.state(), group.scale
+        self._lessons[key] = group.lessons
+
+    def _forget_model(self, gpu: str) -> None:
+        """What was learnt with this GPU holds no more."""
+        for group in self.all:
+            if any(g.gpu == gpu for g in group.gpus):
+                group.model, group.scale, group.lessons = WorkModel(len(group.backends)), 1.0, []
+
+    def _form(self) -> list[BookEntry]:
+        """Find the groups anew: GPUs are together when a backend uses both."""
+        for group in self.all:
+            self._keep(group)
+        sets: list[set[str]] = [{gpu} for gpu in self.gpus]
+        for backend in self.backends.values():
+            touched = [s for s in sets if s & set(backend.gpus)]
+            if touched:
+                sets = [s for s in sets if s not in touched] + [set().union(*touched)]
+        entries: list[BookEntry] = []
+        self.all = []
+        for members in sets:
+            gpus = [gpu for name, gpu in self.gpus.items() if name in members]
+            names = [name for name, b in self.backends.items() if members & set(b.gpus)]
+            entries += _bring_level(gpus)
+            key = "\n".join(names)
+            self.all.append(
+                Group(
+                    number=len(self.all),
+                    gpus=gpus,
+                    backends=[self.backends[name] for name in names],
+                    names=names,
+                    model=WorkModel(len(names), self._models.get(key)),
+                    priors=[self._prior(name) for name in names],
+                    scale=self._scales.get(key, 1.0),
+                    lessons=self._lessons.get(key, []),
+                )
+            )
+        return entries
+
+    def _prior(self, backend: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        state = self.backends[backend]
+        device = next((self.gpus[g].device for g in state.gpus if g in self.gpus), None)
+        return np.array(prior_joules(state.model, device), dtype=np.float64)
+
+
+def unique(names: list[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def _bring_level(gpus: list[GpuState]) -> list[BookEntry]:
+    """Settle GPUs that join a group without requests up to the latest of them."""
+    latest = max(gpu.settled_us for gpu in gpus)
+    entries: list[BookEntry] = []
+    for gpu in gpus:
+        if gpu.settled_us < latest:
+            alone = Group(0, [gpu], [], [], WorkModel(0), [])
+            entries += settle_group(alone, Flights(), latest)
+    return entries

@@ -1,0 +1,19 @@
+"""Time is cut into intervals of half a second, numbered since 1970."""
+
+from __future__ import annotations
+
+INTERVAL_US = 500_000
+"""Length of an interval. At least twice the counter's period, or its edges blur the shares."""
+
+RING = 16
+"""Intervals that can be open at a time: more than the longest wait for a counter."""
+
+
+def number(t_us: int) -> int:
+    """The interval that holds `t_us`."""
+    return t_us // INTERVAL_US
+
+
+def start(t_us: int) -> int:
+    """Where the interval that holds `t_us` begins."""
+    return number(t_us) * INTERVAL_US

@@ -1,0 +1,82 @@
+"""What is known of one request, as a record."""
+
+from __future__ import annotations
+
+from math import isqrt
+
+from accounting.ledger.flights import Flights
+from accounting.ledger.settle import Group
+from accounting.records import GpuShare, RequestRecord
+
+METHOD = "work-model"
+
+SHARED_ERROR = 0.06
+"""One standard deviation of the split of shared energy when the model fits well (docs/attribution.md)."""
+
+LEARNING_WINDOWS = 60
+LEARNING_ERROR = 0.25
+"""The same while the model has seen less than this many windows: it stands mostly on its priors."""
+
+
+def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -> RequestRecord:
+    """A request's record when it is settled, the settled part of it before."""
+    told = flights.teller(row)
+    started, usage = told.started, told.usage
+    counted = usage.completion_tokens if usage else None
+    seen = int(flights.seen[row])
+    tokens = counted if counted is not None else seen or None
+    n = len(told.gpus)
+    prefill = int(flights.prefill_uj[row, :n].sum())
+    decode = int(flights.decode_uj[row, :n].sum())
+    rejected = told.status == "rejected"
+    measured = rejected or bool(flights.covered_us[row, :n].any())
+    gpus = [gpu for gpu in group.gpus if gpu.gpu in told.gpus] if group is not None else []
+    first = int(flights.first[row])
+    quality = group.model.quality if group is not None and measured and not rejected else None
+    return RequestRecord(
+        uid=started.uid,
+        request_id=started.request_id,
+        backend=started.backend,
+        model=started.model,
+        route=started.route,
+        tenant=started.tenant,
+        streamed=started.streamed,
+        status=told.status or "ok",
+        http_status=told.http_status,
+        error=told.error,
+        started_us=started.t_us,
+        first_token_us=first or None,
+        finished_us=int(flights.end[row]) or started.t_us,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        cached_tokens=usage.cached_tokens if usage else None,
+        completion_tokens=tokens,
+        tokens_from="engine" if counted is not None else "stream" if tokens is not None else None,
+        energy_uj=prefill + decode if measured else None,
+        prefill_uj=prefill if measured else None,
+        decode_uj=decode if measured else None,
+        dynamic_uj=None if not measured or flights.undivided_uj[row] else int(flights.dynamic_uj[row]),
+        uncertainty_uj=_uncertainty(flights, row, group) if measured else None,
+        quality=quality,
+        unmeasured_us=int(flights.uncovered_us[row, :n].max(initial=0)),
+        method="not-dispatched" if rejected else METHOD if measured else "none",
+        meter=gpus[0].method if gpus and measured else "none",
+        simulated=any(gpu.simulated for gpu in gpus),
+        state="final" if final else "provisional",
+        shares=[
+            GpuShare(gpu=gpu, prefill_uj=int(p), decode_uj=int(d))
+            for gpu, p, d in zip(
+                told.gpus, flights.prefill_uj[row].tolist(), flights.decode_uj[row].tolist(), strict=False
+            )
+            if p or d or (measured and not rejected)
+        ],
+    )
+
+
+def _uncertainty(flights: Flights, row: int, group: Group | None) -> int:
+    """One standard deviation: where the counter's edges lay, and how energy was split with others."""
+    model = group.model if group is not None else None
+    relative = LEARNING_ERROR
+    if model is not None and model.windows >= LEARNING_WINDOWS:
+        relative = min(SHARED_ERROR + model.usual_error, LEARNING_ERROR)
+    split = round(int(flights.shared_uj[row]) * relative)
+    return isqrt(int(flights.edge_uj[row]) ** 2 + split**2)

@@ -21,5 +21,9 @@ class Clock:
     def anchored_now(cls) -> Clock:
         return cls(time.time_ns() // 1000 - time.monotonic_ns() // 1000)
 
+    def not_before(self, t_us: int) -> Clock:
+        """This clock, moved forward where it says less than `t_us`: the wall clock was set back."""
+        return Clock(self.offset_us + max(t_us - self.now_us(), 0))
+
     def now_us(self) -> int:
         return time.monotonic_ns() // 1000 + self.offset_us

@@ -116,11 +116,18 @@ class Accountant:
             self._sink.put(out, segment)
             made += len(out)
         self.journal.begin_segment(self.ledger.state)
-        now = max(self.clock.now_us(), self.ledger.watermark_us(SOURCE) + 1)
-        self._say(ServiceStarted(t_us=now, source=SOURCE, version=self._version))
+        written_us = self.ledger.watermark_us(SOURCE)
+        if (behind_us := written_us - self.clock.now_us()) > 0:
+            log.warning("the clock is %.1f s behind the journal; times go on from there", behind_us / 1e6)
+            self.clock = self.clock.not_before(written_us + 1)
+        self._say(ServiceStarted(t_us=self.clock.now_us(), source=SOURCE, version=self._version))
         self._next_handle = self.ledger.next_handle(SOURCE)
         self._flush()
         return made
+
+    def attach(self, meter: Meter) -> None:
+        """Read this meter from now on. Make it with `clock` as it is after `recover`."""
+        self._meter = meter
 
     def declare(self, event: BackendDeclared) -> None:
         self._say(event)

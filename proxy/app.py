@@ -86,9 +86,6 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     backends = Backends(
         [Backend.of(b, list(gpus) if b.gpus == "all" else list(b.gpus)) for b in settings.backends]
     )
-    meter = _meter(settings, backends, clock)
-    if meter is not None:
-        stack.callback(meter.close)
     engine = connect(settings.store_url)
     stack.callback(engine.dispose)
     migrate(engine)
@@ -96,9 +93,7 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     writer = StoreWriter(engine, journal.id)
     stack.callback(writer.close, 10.0)
     keep = settings.journal.keep_segments
-    accountant = Accountant(
-        clock, journal, writer, meter, version=app.version, listener=watcher, keep_segments=keep
-    )
+    accountant = Accountant(clock, journal, writer, version=app.version, listener=watcher, keep_segments=keep)
     again = accountant.recover()
     if again:
         log.info("replayed the journal: %d records and book entries made again", again)
@@ -106,13 +101,16 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
         card = configured.model_card
         accountant.declare(
             BackendDeclared(
-                t_us=clock.now_us(),
+                t_us=accountant.clock.now_us(),
                 backend=backend.id,
                 gpus=backend.gpus,
                 model=CardEvent(**card.model_dump()) if card is not None else None,
             )
         )
+    meter = _meter(settings, backends, accountant.clock)
     if meter is not None:
+        stack.callback(meter.close)
+        accountant.attach(meter)
         meter.start()
     upstream = Upstream(settings.timeouts)
     await stack.enter_async_context(upstream.running())

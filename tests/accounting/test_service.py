@@ -344,3 +344,22 @@ def test_on_a_full_disk_nothing_reaches_the_store_until_the_journal_has_it(small
     assert record.request_id == "r"
     assert list(replay(service.directory)) == service.sink.outputs
     service.crash()
+
+
+def test_a_clock_set_back_between_two_runs_goes_on_from_the_journal(tmp_path: Path) -> None:
+    ahead = Clock(Clock.anchored_now().offset_us + 3_600_000_000)
+    first = Accountant(ahead, Journal(tmp_path), ListSink(tmp_path), version="test")
+    first.recover()
+    first.tick()
+    first.close()
+    reached_us = first.ledger.watermark_us(0)
+    sink = ListSink(tmp_path)
+    second = Accountant(Clock.anchored_now(), Journal(tmp_path), sink, version="test")
+    second.recover()
+    assert second.clock.now_us() > reached_us
+    handle = second.start(
+        "r", route="/v1/completions", backend=None, model=None, tenant=None, streamed=False, body_bytes=1
+    )
+    second.finish(handle, "rejected", 413)
+    second.close()
+    assert [record.request_id for record in sink.records] == ["r"]

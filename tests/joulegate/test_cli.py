@@ -19,7 +19,7 @@ from joulegate import __version__
 from joulegate.cli import main
 from joulegate.process import LISTENS, ProxyNotReady, ProxyProcess
 from simulator.process import SimulatedEngine
-from tests.proxy.stack import Stack, chat, metered, running
+from tests.proxy.stack import Stack, chat, metered, running, until
 
 ENGINE = "http://127.0.0.1:1"
 
@@ -177,7 +177,10 @@ def test_gpus_that_are_named_may_be_away(simulated: SimulatedEngine, tmp_path: P
     with running(tmp_path, {"backends": [backend], "meter": library}) as stack:
         answer = stack.post(chat())
         assert (answer.status_code, answer.json()["energy"]["energy_joules"]) == (200, None)
-        assert [w for w in stack.client.get("/ready").json()["warnings"] if "GPU-gone" in w]
+        until(
+            lambda: any("GPU-gone" in w for w in stack.client.get("/ready").json()["warnings"]),
+            "a warning that names the GPU",
+        )
         stack.ended(answer.headers["x-request-id"], "ok", 200)
 
 

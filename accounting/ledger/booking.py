@@ -112,14 +112,14 @@ def book_unstreamed(flights: Flights, row: int, backend: BackendState, settled_u
         steps = max(tokens / float(flights.seqs[row]) - 1, 0.0)
         decode_us = round(steps / max(backend.tokens_per_s, 0.1) * 1e6)
     first = max(start, end - decode_us)
-    book_prefill(flights, row, backend, first, settled_us)
+    # Settled time has been charged by guess, and `trueup` mends that: here, only what came after is laid.
+    book_prefill(flights, row, backend, first, 0)
     if not tokens:
         return
     flights.first[row] = max(first, 1)
-    # Settled time has been charged with what was assumed of it: only what came after is still to be laid.
     if end > first and settled_us > first:
-        tokens *= max(end - settled_us, 0) / (end - first)
-    add_tokens(flights, row, tokens, first, end, settled_us)
+        flights.done[row] = tokens * min(settled_us - first, end - first) / (end - first)
+    add_tokens(flights, row, tokens - float(flights.done[row]), first, end, settled_us)
 
 
 def correct(flights: Flights, row: int, backend: BackendState, settled_us: int) -> None:

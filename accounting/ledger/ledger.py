@@ -32,7 +32,7 @@ from accounting.ledger.record import METHOD, record_of
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
 from accounting.ledger.settle import Group, settle_group
 from accounting.ledger.state import BackendState, LedgerState
-from accounting.ledger.trueup import true_up_prompt
+from accounting.ledger.trueup import true_up_prompt, true_up_unstreamed
 from accounting.records import Output, RequestRecord
 
 HOLD_US = 300_000
@@ -174,9 +174,10 @@ class Ledger:
         told_tokens = told.usage.completion_tokens if told.usage is not None else None
         if flights.first[row] or flights.seen[row] or (flights.streamed[row] and not told_tokens):
             booking.correct(flights, row, backend, group.settled_us)
-            true_up_prompt(flights, row, group, group.prices(int(flights.column[row])))
+            true_up_prompt(flights, row, group)
         elif event.status == "ok":
             booking.book_unstreamed(flights, row, backend, group.settled_us)
+            true_up_unstreamed(flights, row, group)
         booking.learn(flights, row, backend)
         return []
 

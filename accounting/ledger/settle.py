@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,9 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
     """Book [settled, t1_us) on every GPU of the group. Each entry balances, whatever was heard."""
     t0_us = group.settled_us
     done = _work(group, flights, t0_us, t1_us)
+    for gpu in group.gpus:
+        if (idle_uw := idle_power_uw(gpu)) is not None:
+            gpu.curve.shape(t1_us, partial(_busy_on, group, gpu, flights), idle_uw)
     spans = [gpu.curve.span(t0_us, t1_us) for gpu in group.gpus]
     entries = [
         _settle_gpu(group, gpu, span, flights, done) for gpu, span in zip(group.gpus, spans, strict=True)
@@ -206,6 +210,16 @@ def busy(flights: Flights, rows: Ints, t0_us: int, t1_us: int) -> int:
     reached = np.maximum.accumulate(np.concatenate([[t0_us], end]))
     gained = reached[1:] - np.maximum(reached[:-1], begin)
     return int(np.maximum(gained, 0).sum())
+
+
+def _busy_on(group: Group, gpu: GpuState, flights: Flights, t0_us: int, t1_us: int) -> int:
+    """Time within [t0_us, t1_us) with a request of this GPU in flight."""
+    uses = np.array([gpu.gpu in backend.gpus for backend in group.backends], np.bool_)
+    n = flights.rows
+    rows = np.flatnonzero((flights.group[:n] == group.number) & flights.works[:n])
+    rows = rows[uses[flights.column[rows]]] if len(rows) else rows
+    ends = flights.end[rows]
+    return busy(flights, rows[(flights.start[rows] < t1_us) & ((ends == 0) | (ends > t0_us))], t0_us, t1_us)
 
 
 def _charge(

@@ -77,11 +77,13 @@ class Gpu:
     resets: Sequence[float] = ()
     """Seconds at which the counter begins anew at 0, as when the driver is reloaded."""
     metered: bool = True
+    phase_us: int = 0
+    """When the counter updates, after each tenth of a second."""
 
     def reads(self, t0_us: int, t1_us: int) -> CounterReads | None:
         """The reads around the counter's updates in [t0_us, t1_us)."""
         times, values = [], []
-        first = -(-t0_us // COUNTER_US) * COUNTER_US
+        first = -(-(t0_us - self.phase_us) // COUNTER_US) * COUNTER_US + self.phase_us
         for update_us in range(first, t1_us, COUNTER_US):
             if any(us(a) <= update_us < us(b) for a, b in self.hidden):
                 continue

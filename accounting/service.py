@@ -142,6 +142,7 @@ class Accountant:
         tenant: str | None,
         streamed: bool,
         body_bytes: int,
+        sequences: int = 1,
     ) -> int:
         """A request goes to its backend now. Returns the handle for the calls below."""
         handle = self._next_handle
@@ -157,6 +158,7 @@ class Accountant:
             tenant=tenant,
             streamed=streamed,
             body_bytes=body_bytes,
+            sequences=sequences,
         )
         self._by_request_id[request_id] = handle
         self._flying += 1

@@ -37,6 +37,7 @@ class _Body(msgspec.Struct):
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
     request_id: Any = None
+    n: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -58,6 +59,8 @@ class Ask:
     model: str | None
     streamed: bool
     accounted: bool
+    sequences: int = 1
+    """Sequences that the engine decodes side by side: `n` times the number of prompts."""
     wants_usage: bool = False
     forced_body: bytes | None = None
     """The body with usage asked for, where the client did not ask but the proxy needs to know."""
@@ -95,6 +98,7 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         return ask
     ask.model = parsed.model if isinstance(parsed.model, str) else None
     ask.streamed = _true(parsed.stream)
+    ask.sequences = _sequences(parsed)
     if given_id is None and isinstance(parsed.request_id, str) and parsed.request_id:
         ask.send_request_id = False  # the engine takes a header before the body
         if _HEADER_SAFE(parsed.request_id):
@@ -119,6 +123,19 @@ def _tenant(headers: Headers) -> str | None:
 
 def _true(value: Any) -> bool:
     return any(value == true and type(value) is type(true) for true in _TRUE)
+
+
+MOST_SEQUENCES = 10_000
+
+
+def _sequences(parsed: _Body) -> int:
+    n = parsed.n if isinstance(parsed.n, int) and 1 <= parsed.n <= MOST_SEQUENCES else 1
+    prompts = 1
+    if bytes(memoryview(parsed.prompt)[:1]) == b"[":
+        prompt = msgspec.json.decode(parsed.prompt)
+        if prompt and not isinstance(prompt[0], int):  # a list of numbers is one prompt of token ids
+            prompts = len(prompt)
+    return min(n * prompts, MOST_SEQUENCES)
 
 
 def _look_at_usage(ask: Ask, parsed: _Body) -> None:

@@ -96,6 +96,7 @@ class Relay:
             tenant=ask.tenant,
             streamed=ask.streamed,
             body_bytes=len(ask.body),
+            sequences=ask.sequences,
         )
 
 

@@ -152,6 +152,7 @@ class Story:
         streamed: bool = True,
         times: EngineTimes | None = None,
         usage: bool = True,
+        sequences: int = 1,
     ) -> int:
         """Plan a request; streamed `tokens` arrive evenly over [first, end]. It stays open if end is None."""
         handle = (self.source << 40) + self._handles
@@ -168,6 +169,7 @@ class Story:
                 route="/v1/completions",
                 streamed=streamed,
                 body_bytes=prompt * 5,
+                sequences=sequences,
             ),
         )
         if streamed and first is not None:

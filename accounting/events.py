@@ -173,6 +173,36 @@ class RequestFinished(Event, tag="finished", frozen=True, kw_only=True):
     error: str | None = None
 
 
+class RequestTimes(Event, tag="times", frozen=True, kw_only=True):
+    """Times of one of a request's sequences, as its engine told them in a trace.
+
+    They come once the sequence has ended, as a rule up to 5 s later (OpenTelemetry's batches). A request of
+    several sequences gets one of these for each. `t_us` is when they arrived.
+    """
+
+    t_us: int
+    handle: int
+    times: EngineTimes
+
+
+class EngineCounters(Event, tag="counters", frozen=True, kw_only=True):
+    """An engine's own counters, summed over the engines behind one address. None where it has no such one.
+
+    `running` and `waiting` are requests now. The others are totals since the engine started: one that falls
+    was reset, as the engine started again. `cached_tokens` are part of `prompt_tokens`. `t_us` is when the
+    answer arrived.
+    """
+
+    t_us: int
+    backend: str
+    steps: int | None = None
+    running: int | None = None
+    waiting: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    generation_tokens: int | None = None
+
+
 AnyEvent = (
     ServiceStarted
     | BackendDeclared
@@ -183,4 +213,6 @@ AnyEvent = (
     | FirstToken
     | Tick
     | RequestFinished
+    | RequestTimes
+    | EngineCounters
 )

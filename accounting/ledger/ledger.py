@@ -13,11 +13,13 @@ from accounting.events import (
     AnyEvent,
     BackendDeclared,
     CounterReads,
+    EngineCounters,
     FirstToken,
     MeterDown,
     MeterUp,
     RequestFinished,
     RequestStarted,
+    RequestTimes,
     ServiceStarted,
     Tick,
     Usage,
@@ -100,6 +102,8 @@ class Ledger:
                 pass  # the gap will show in the reads
             case ServiceStarted():
                 return self._service_started(event)
+            case RequestTimes() | EngineCounters():
+                pass  # kept in the journal; nothing is computed from them yet
         return []
 
     def _declared(self, event: BackendDeclared) -> list[Output]:

@@ -1,4 +1,4 @@
-"""`joulegate replay`: the books of a journal computed again, one JSON line per request, the books last."""
+"""`joulegate replay`: the books of a journal or a trace again, one JSON line per request, the books last."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import click
 import msgspec
 
 from accounting.journal import JournalError
-from accounting.records import BookEntry, Output
+from accounting.records import BookEntry, Output, RequestRecord
 from accounting.replay import replay
+from accounting.trace import TraceError, is_trace, replay_trace
 
 
 @dataclass
@@ -51,18 +52,66 @@ def line(output: Output) -> bytes:
 def command(path: Path) -> None:
     """Read the journal at PATH (a data directory, a journal directory or one segment) and print what the
     ledger makes of it: one JSON line per request in the order they settled, then one line with the books.
-
     The microjoules are the same as were stored while it was live.
+
+    Or read the trace at PATH (.jsonl or .jsonl.gz, docs/traces.md) and print id and joules of each request,
+    then one line with where all the energy went.
     """
-    totals, requests = Totals(), 0
     try:
-        for output in replay(path):
-            if isinstance(output, BookEntry):
-                totals.add(output)
-            else:
-                requests += 1
-                click.echo(line(output))
-    except JournalError as error:
+        if path.is_file() and is_trace(path):
+            _trace(path)
+        else:
+            _journal(path)
+    except (JournalError, TraceError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or path}: {error.strerror or error}") from error
+
+
+def _journal(path: Path) -> None:
+    totals, requests = Totals(), 0
+    for output in replay(path):
+        if isinstance(output, BookEntry):
+            totals.add(output)
+        else:
+            requests += 1
+            click.echo(line(output))
     books = {"books": {**vars(totals), "balanced": totals.balanced, "requests": requests}}
     click.echo(json.dumps(books))
+
+
+def _trace(path: Path) -> None:
+    totals, records_uj = Totals(), 0
+    for output in replay_trace(path):
+        if isinstance(output, BookEntry):
+            totals.add(output)
+        else:
+            records_uj += output.energy_uj or 0
+            click.echo(msgspec.json.encode(_joules(output)))
+    books = {
+        "measured_joules": _j(totals.measured_uj),
+        "attributed_joules": _j(totals.requests_uj),
+        "idle_joules": _j(totals.idle_uj),
+        "unmeasured_joules": _j(totals.unmeasured_uj),
+        "unobserved_joules": _j(totals.unobserved_uj),
+        # All is settled: what the books gave to requests is what the requests have.
+        "balanced": totals.balanced and records_uj == totals.requests_uj,
+    }
+    click.echo(msgspec.json.encode(books))
+
+
+def _joules(record: RequestRecord) -> dict[str, object]:
+    return {
+        "id": record.uid,
+        "joules": _j(record.energy_uj),
+        "prefill_joules": _j(record.prefill_uj),
+        "decode_joules": _j(record.decode_uj),
+        "dynamic_joules": _j(record.dynamic_uj),
+        "uncertainty_joules": _j(record.uncertainty_uj),
+        "status": record.status,
+        "tenant": record.tenant,
+    }
+
+
+def _j(energy_uj: int | None) -> float | None:
+    return None if energy_uj is None else energy_uj / 1e6

@@ -8,9 +8,10 @@ from accounting.events import BackendDeclared, CounterReads, MeterUp
 from accounting.ledger import intervals
 from accounting.ledger.curve import Curve
 from accounting.ledger.flights import Flights
+from accounting.ledger.group import Group
 from accounting.ledger.model import WorkModel
 from accounting.ledger.priors import prior_joules
-from accounting.ledger.settle import Group, settle_group
+from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, GpuState, LedgerState
 from accounting.records import BookEntry
 
@@ -23,6 +24,7 @@ class Groups:
         self._models = dict(state.models)
         self._scales = dict(state.scales)
         self._lessons = dict(state.lessons)
+        self._claims = dict(state.claims)
         self._form()
 
     def state(self) -> LedgerState:
@@ -34,6 +36,7 @@ class Groups:
             models=dict(self._models),
             scales=dict(self._scales),
             lessons=dict(self._lessons),
+            claims=dict(self._claims),
         )
 
     def place(self, backend: str | None, gpus: list[str]) -> tuple[int, int]:
@@ -93,7 +96,7 @@ class Groups:
     def _keep(self, group: Group) -> None:
         key = "\n".join(group.names)
         self._models[key], self._scales[key] = group.model.state(), group.scale
-        self._lessons[key] = group.lessons
+        self._lessons[key], self._claims[key] = group.lessons, group.claims
 
     def _forget_model(self, gpu: str) -> None:
         """What was learnt with this GPU holds no more."""
@@ -127,6 +130,7 @@ class Groups:
                     priors=[self._prior(name) for name in names],
                     scale=self._scales.get(key, 1.0),
                     lessons=self._lessons.get(key, []),
+                    claims=self._claims.get(key, []),
                 )
             )
         return entries

@@ -27,14 +27,15 @@ from accounting.events import (
 )
 from accounting.ledger import booking
 from accounting.ledger.flights import Flights, Told
+from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
 from accounting.ledger.intervals import INTERVAL_US, RING, number
 from accounting.ledger.provisional import add_estimate
 from accounting.ledger.record import METHOD, record_of
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
-from accounting.ledger.settle import Group, settle_group
+from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, LedgerState
-from accounting.ledger.trueup import true_up_prompt, true_up_unstreamed
+from accounting.ledger.trueup import claim_prompt, claim_unstreamed
 from accounting.records import Output, RequestRecord
 
 HOLD_US = 300_000
@@ -178,10 +179,10 @@ class Ledger:
         told_tokens = told.usage.completion_tokens if told.usage is not None else None
         if flights.first[row] or flights.seen[row] or (flights.streamed[row] and not told_tokens):
             booking.correct(flights, row, backend, group.settled_us)
-            true_up_prompt(flights, row, group)
+            claim_prompt(flights, row, group)
         elif event.status == "ok":
             booking.book_unstreamed(flights, row, backend, group.settled_us)
-            true_up_unstreamed(flights, row, group)
+            claim_unstreamed(flights, row, group)
         booking.learn(flights, row, backend)
         return []
 
@@ -195,22 +196,20 @@ class Ledger:
 
     def _take_tokens(self, event: Tick, before_us: int) -> None:
         flights, find = self._flights, self._flights.row.get
-        pairs = [
-            (row, count)
-            for handle, count in zip(event.handles, event.tokens, strict=False)
-            if (row := find(handle)) is not None and 0 < count <= MAX_TOKENS
-        ]
-        if not pairs:
+        n = min(len(event.handles), len(event.tokens))
+        if not n:
             return
-        rows, counts = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
-        open_ = flights.end[rows] == 0
-        rows, counts = rows[open_], counts[open_]
+        rows = np.fromiter((find(handle, -1) for handle in event.handles[:n]), np.int64, n)
+        counts = np.array([c if 0 < c <= MAX_TOKENS else 0 for c in event.tokens[:n]], np.int64)
+        known = (rows >= 0) & (counts > 0)
+        known[known] = flights.end[rows[known]] == 0
+        rows, counts = rows[known], counts[known]
         np.add.at(flights.seen, rows, counts)
         k = number(event.t_us)
         oldest = min((group.settled_us for group in self._groups.all), default=0)
         if number(before_us) == k and k - number(oldest) < RING:
             # The usual case: the whole tick lies in one interval that is open everywhere.
-            np.add.at(flights.tokens, (rows, k % RING), counts.astype(np.float64))
+            np.add.at(flights.tokens[:, k % RING], rows, counts.astype(np.float64))
             return
         for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
             group = self._group(row)

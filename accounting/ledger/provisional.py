@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accounting.ledger.flights import Flights
-from accounting.ledger.settle import Group
+from accounting.ledger.group import Group
 from accounting.records import RequestRecord
 
 ESTIMATE_ERROR_PERCENT = 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import isqrt
 
 from accounting.ledger.flights import Flights
-from accounting.ledger.settle import Group
+from accounting.ledger.group import Group
 from accounting.records import GpuShare, RequestRecord
 
 METHOD = "work-model"

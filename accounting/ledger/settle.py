@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from accounting.ledger.apportion import apportion
 from accounting.ledger.curve import Span
-from accounting.ledger.features import Work, overlap, present, work_of
+from accounting.ledger.features import Work, present, work_of
 from accounting.ledger.flights import Flights
+from accounting.ledger.group import Group, learn
 from accounting.ledger.intervals import INTERVAL_US, RING, number
-from accounting.ledger.model import FEATURES, WorkModel
-from accounting.ledger.state import BackendState, GpuState, Lesson
+from accounting.ledger.state import GpuState
+from accounting.ledger.trueup import meet_claims
 from accounting.records import BookEntry
 
 IDLE_SAMPLES = 240
@@ -24,43 +25,8 @@ IDLE_SAMPLES_MIN = 8
 UNOBSERVED_FACTOR = 2
 """An empty interval above this multiple of idle power saw work that did not come through the proxy."""
 
-SCALE_MEMORY = 0.2
-
-LESSON_DELAY = 60
-"""Intervals that wait for late news of prompts before the model learns from them."""
-
-CACHES = 0.02
-"""Above this part of prompt tokens found in the cache, such news matters."""
-
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-
-@dataclass
-class Group:
-    """GPUs that share backends, settled in step."""
-
-    number: int
-    gpus: list[GpuState]
-    backends: list[BackendState]
-    names: list[str]
-    model: WorkModel
-    priors: list[Floats]
-    """Of each backend: joules per unit of each feature."""
-    lessons: list[Lesson] = field(default_factory=list)
-    """Intervals settled and not learnt from yet, oldest first."""
-    scale: float = 1.0
-    """How far measured energy has been above what the model says of late."""
-
-    @property
-    def settled_us(self) -> int:
-        return self.gpus[0].settled_us
-
-    def prices(self, column: int) -> Floats:
-        """Joules per unit of each feature for the backend with this number."""
-        width = len(FEATURES)
-        learnt = self.model.coefficients[column * width : (column + 1) * width]
-        return self.priors[column] if self.model.distrusted else learnt * self.priors[column]
 
 
 @dataclass
@@ -77,6 +43,7 @@ class Settled:
 def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
     """Book [settled, t1_us) on every GPU of the group. Each entry balances, whatever was heard."""
     t0_us = group.settled_us
+    meet_claims(flights, group)
     done = _work(group, flights, t0_us, t1_us)
     for gpu in group.gpus:
         if (idle_uw := idle_power_uw(gpu)) is not None:
@@ -86,7 +53,9 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
         _settle_gpu(group, gpu, span, flights, done) for gpu, span in zip(group.gpus, spans, strict=True)
     ]
     if t1_us - t0_us == INTERVAL_US and all(span.covered_us == INTERVAL_US for span in spans):
-        _learn(group, entries, done)
+        energy_j = sum(entry.requests_uj for entry in entries) / 1e6
+        expected_j = float(done.prefill.sum() + done.decode.sum())
+        learn(group, done.works, number(t0_us), expected_j, energy_j)
     for gpu in group.gpus:
         gpu.settled_us = t1_us
         gpu.curve.forget_before(t1_us)
@@ -249,36 +218,6 @@ def _charge(
     edges += (ends > 0) & (ends < span.t1_us)
     blurred_uj = energy_uj * span.half_width_us // (span.t1_us - span.t0_us)
     flights.edge_uj[rows] += np.floor(blurred_uj * edges * share).astype(np.int64)
-
-
-def _learn(group: Group, entries: list[BookEntry], done: Settled) -> None:
-    """Teach the model what the interval's work cost, all GPUs together."""
-    energy_j = sum(entry.requests_uj for entry in entries) / 1e6
-    if energy_j <= 0:
-        return
-    scaled = [np.array(work.sums()) * prior for work, prior in zip(done.works, group.priors, strict=True)]
-    expected = float(done.prefill.sum() + done.decode.sum())
-    if expected > 0:
-        group.scale += SCALE_MEMORY * (min(energy_j / expected, 10.0) - group.scale)
-    group.lessons.append(
-        Lesson(k=number(entries[0].t0_us), x=np.concatenate(scaled).tolist(), energy_j=energy_j)
-    )
-    # Where prompts are cached, how much of each was computed is known only when it ends: wait for that.
-    delay = LESSON_DELAY if any(b.cached_part > CACHES for b in group.backends) else 0
-    while len(group.lessons) > delay:
-        lesson = group.lessons.pop(0)
-        group.model.learn(np.array(lesson.x), lesson.energy_j, INTERVAL_US / 1e6)
-
-
-def correct_lessons(group: Group, column: int, begin_us: int, end_us: int, pre: float, preq: float) -> None:
-    """A prompt with the window [begin, end] took `pre` and `preq` more (or less) work than was thought."""
-    priors, at = group.priors[column], column * len(FEATURES)
-    for lesson in group.lessons:
-        t0_us = lesson.k * INTERVAL_US
-        part = float(overlap(np.array([begin_us]), np.array([end_us]), t0_us, t0_us + INTERVAL_US)[0])
-        if part:
-            lesson.x[at + 2] = max(lesson.x[at + 2] + part * pre * float(priors[2]), 0.0)
-            lesson.x[at + 3] = max(lesson.x[at + 3] + part * preq * float(priors[3]), 0.0)
 
 
 def _turn_page(flights: Flights, group: int, t0_us: int, t1_us: int) -> None:

@@ -55,6 +55,15 @@ class Lesson(msgspec.Struct):
     energy_j: float
 
 
+class Claim(msgspec.Struct):
+    """What a request that has ended should have been charged for one of its GPUs in settled time."""
+
+    handle: int
+    place: int
+    prefill_uj: int
+    decode_uj: int
+
+
 class LedgerState(msgspec.Struct):
     """Everything."""
 
@@ -70,5 +79,7 @@ class LedgerState(msgspec.Struct):
     """By source: the highest handle heard, so that none is used twice."""
     lessons: dict[str, list[Lesson]] = {}
     """By group: intervals not learnt from yet."""
+    claims: dict[str, list[Claim]] = {}
+    """By group: not met yet."""
     scales: dict[str, float] = {}
     """By group: how far measured energy has been above what the model says of late."""

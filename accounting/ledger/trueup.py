@@ -4,6 +4,9 @@ A prompt's cached tokens, and all of an answer that was not streamed, are told o
 the time is settled and charged by guess. Then what the request was charged is compared with what the work
 model says of the work it really did in settled time, and the difference is moved to (or from) the requests
 that are open beside it, in proportion to what they were charged. Per GPU and in integers: no book changes.
+
+A request only claims its due when it ends; claims are met together when the next interval is settled, so that
+an end costs the same however many requests are open.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from numpy.typing import NDArray
 from accounting.ledger.apportion import apportion
 from accounting.ledger.features import prompt_joules
 from accounting.ledger.flights import Flights
-from accounting.ledger.settle import Group, correct_lessons
+from accounting.ledger.group import Group, correct_lessons
+from accounting.ledger.state import Claim
 
 MOST_TAKEN = 0.5
 """No request gives more than this part of what it was charged."""
@@ -25,7 +29,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def true_up_prompt(flights: Flights, row: int, group: Group) -> None:
+def claim_prompt(flights: Flights, row: int, group: Group) -> None:
     """The prompt's computed tokens turned out to differ from those assumed when the prefill was booked."""
     assumed, actual = float(flights.assumed[row]), float(flights.uncached[row])
     if assumed <= 0 or assumed == actual:
@@ -39,6 +43,8 @@ def true_up_prompt(flights: Flights, row: int, group: Group) -> None:
         actual - assumed,
         actual * (prompt - actual / 2) - assumed * (max(prompt, assumed) - assumed / 2),
     )
+    if int(flights.pre0[row]) >= group.settled_us:
+        return  # none of it is charged yet
     prices = group.prices(column)
     was = prompt_joules(prices, assumed, max(prompt, assumed))
     if was <= 0:
@@ -46,11 +52,10 @@ def true_up_prompt(flights: Flights, row: int, group: Group) -> None:
     keep = min(prompt_joules(prices, actual, prompt) / was, MOST_TIMES)
     for place in range(len(flights.teller(row).gpus)):
         charged = int(flights.prefill_uj[row, place])
-        moved = move(flights, row, place, group, charged - round(charged * keep))
-        _settle_phases(flights, row, place, charged - moved, int(flights.decode_uj[row, place]))
+        _claim(flights, row, place, group, round(charged * keep), int(flights.decode_uj[row, place]))
 
 
-def true_up_unstreamed(flights: Flights, row: int, group: Group) -> None:
+def claim_unstreamed(flights: Flights, row: int, group: Group) -> None:
     """An answer that was not streamed has ended: its work in settled time is known only now.
 
     Until here it was charged as if it decoded all along, also while it was queued or its prompt computed.
@@ -62,23 +67,17 @@ def true_up_unstreamed(flights: Flights, row: int, group: Group) -> None:
     if not group.model.windows or per_token is None or settled <= int(flights.start[row]):
         return
     prices, prompt = group.prices(column), float(flights.prompt[row])
-    first, end = int(flights.first[row]), int(flights.end[row])
-    decoded = tokens * _part_before(first, end, settled)
-    computed = float(flights.uncached[row]) * _part_before(
-        int(flights.pre0[row]), int(flights.pre1[row]), settled
-    )
+    decoded = tokens * _part_before(int(flights.first[row]), int(flights.end[row]), settled)
+    prefilled = _part_before(int(flights.pre0[row]), int(flights.pre1[row]), settled)
     context = prompt + decoded / 2 / float(flights.seqs[row])
-    prefill = prompt_joules(prices, computed, prompt)
+    prefill = prompt_joules(prices, float(flights.uncached[row]), prompt) * prefilled
     decode = decoded * (per_token + float(prices[4]) + float(prices[5]) * context)
     places = len(told.gpus)
     for place in range(places):
         covered = int(flights.covered_us[row, place])
         known = covered / max(covered + int(flights.uncovered_us[row, place]), 1)
         due = group.scale * known * 1e6 / places
-        charged = int(flights.prefill_uj[row, place] + flights.decode_uj[row, place])
-        left = charged - move(flights, row, place, group, charged - round((prefill + decode) * due))
-        share = prefill / (prefill + decode) if prefill + decode > 0 else 0.0
-        _settle_phases(flights, row, place, round(left * share), left - round(left * share))
+        _claim(flights, row, place, group, round(prefill * due), round(decode * due))
 
 
 def _part_before(begin_us: int, end_us: int, t_us: int) -> float:
@@ -88,45 +87,78 @@ def _part_before(begin_us: int, end_us: int, t_us: int) -> float:
     return min(max((t_us - begin_us) / (end_us - begin_us), 0.0), 1.0)
 
 
-def _settle_phases(flights: Flights, row: int, place: int, prefill_uj: int, decode_uj: int) -> None:
-    flights.prefill_uj[row, place], flights.decode_uj[row, place] = prefill_uj, decode_uj
+def _claim(flights: Flights, row: int, place: int, group: Group, prefill_uj: int, decode_uj: int) -> None:
+    now = int(flights.prefill_uj[row, place]), int(flights.decode_uj[row, place])
+    if now != (prefill_uj, decode_uj):
+        claim = Claim(
+            handle=int(flights.handle[row]), place=place, prefill_uj=prefill_uj, decode_uj=decode_uj
+        )
+        group.claims.append(claim)
 
 
-def move(flights: Flights, row: int, place: int, group: Group, energy_uj: int) -> int:
-    """Give `energy_uj` that a request was charged for one of its GPUs to the others open there.
+def meet_claims(flights: Flights, group: Group) -> None:
+    """Move energy between the requests that claim and the others open on the same GPU."""
+    claims, group.claims = group.claims, []
+    by_gpu: dict[str, list[Claim]] = {}
+    for claim in claims:
+        gpu = flights.teller(flights.row[claim.handle]).gpus[claim.place]
+        by_gpu.setdefault(gpu, []).append(claim)
+    for gpu, here in by_gpu.items():
+        _meet(flights, group, gpu, here)
 
-    Negative: take it from them. Returns how much it was, as much as there is; the request's own columns are
-    the caller's to set. Dynamic energy goes along in proportion.
-    """
-    rows, columns = _beside(flights, row, place, group)
+
+def _meet(flights: Flights, group: Group, gpu: str, claims: list[Claim]) -> None:
+    rows, columns = _open_on(flights, gpu, group)
+    claiming = np.array([flights.row[claim.handle] for claim in claims], np.int64)
+    others = ~np.isin(rows, claiming)
+    rows, columns = rows[others], columns[others]
     charged = flights.prefill_uj[rows, columns] + flights.decode_uj[rows, columns]
-    held, own = int(charged.sum()), int(flights.prefill_uj[row, place] + flights.decode_uj[row, place])
-    moved = min(energy_uj, own) if energy_uj >= 0 else -min(-energy_uj, int(held * MOST_TAKEN))
-    if held <= 0 or not moved:
-        return 0
-    parts = apportion(abs(moved), charged.astype(np.float64))
-    if moved > 0:
-        dynamic = int(flights.dynamic_uj[row]) * moved // own
+    held = int(charged.sum())
+    asked = [claim.prefill_uj + claim.decode_uj for claim in claims]
+    has = [
+        int(flights.prefill_uj[row, claim.place] + flights.decode_uj[row, claim.place])
+        for row, claim in zip(claiming.tolist(), claims, strict=True)
+    ]
+    missing = sum(asked) - sum(has)
+    if missing > 0:
+        # Not more than the others can give: every claim for more is met in the same proportion.
+        more = [max(a - h, 0) for a, h in zip(asked, has, strict=True)]
+        less = apportion(max(missing - int(held * MOST_TAKEN), 0), more).tolist()
+        asked = [a - part for a, part in zip(asked, less, strict=True)]
+    elif missing < 0 and held <= 0:
+        # Nobody to give to: what is not claimed stays where it is.
+        spare = [max(h - a, 0) for a, h in zip(asked, has, strict=True)]
+        asked = [a + part for a, part in zip(asked, apportion(-missing, spare).tolist(), strict=True)]
+    for row, claim, gets, had in zip(claiming.tolist(), claims, asked, has, strict=True):
+        whole = claim.prefill_uj + claim.decode_uj
+        prefill = gets * claim.prefill_uj // whole if whole else 0
+        flights.prefill_uj[row, claim.place], flights.decode_uj[row, claim.place] = prefill, gets - prefill
+        before = int(flights.prefill_uj[row].sum() + flights.decode_uj[row].sum()) + had - gets
+        flights.dynamic_uj[row] = int(flights.dynamic_uj[row]) * (before + gets - had) // max(before, 1)
+    _spread(flights, rows, columns, charged, sum(has) - sum(asked))
+
+
+def _spread(flights: Flights, rows: Ints, columns: Ints, charged: Ints, energy_uj: int) -> None:
+    """Give `energy_uj` to these requests in proportion to what they were charged; negative: take it."""
+    if not energy_uj or not len(rows):
+        return
+    parts = apportion(abs(energy_uj), charged.astype(np.float64))
+    if energy_uj > 0:
         flights.decode_uj[rows, columns] += parts
-        flights.dynamic_uj[rows] += apportion(dynamic, charged.astype(np.float64))
-        flights.dynamic_uj[row] -= dynamic
+        sign = 1
     else:
-        gone = (flights.dynamic_uj[rows] * (parts / np.maximum(charged, 1))).astype(np.int64)
         from_decode = np.minimum(parts, flights.decode_uj[rows, columns])
         flights.decode_uj[rows, columns] -= from_decode
         flights.prefill_uj[rows, columns] -= parts - from_decode
-        flights.dynamic_uj[rows] -= gone
-        flights.dynamic_uj[row] += int(gone.sum())
-    return moved
+        sign = -1
+    share = parts / np.maximum(charged, 1)
+    flights.dynamic_uj[rows] += sign * (flights.dynamic_uj[rows] * share).astype(np.int64)
 
 
-def _beside(flights: Flights, row: int, place: int, group: Group) -> tuple[Ints, Ints]:
-    """The other open requests on the same GPU, and their columns for it."""
-    gpu = flights.teller(row).gpus[place]
+def _open_on(flights: Flights, gpu: str, group: Group) -> tuple[Ints, Ints]:
+    """The open requests on a GPU, by handle, and their columns for it."""
     of_backend = np.array([b.gpus.index(gpu) if gpu in b.gpus else -1 for b in group.backends], np.int64)
     n = flights.rows
     rows = np.flatnonzero((flights.group[:n] == group.number) & flights.works[:n])
-    columns = of_backend[flights.column[rows]]
-    keep = (columns >= 0) & (rows != row)
-    rows = flights.in_order(rows[keep])
+    rows = flights.in_order(rows[of_backend[flights.column[rows]] >= 0])
     return rows, of_backend[flights.column[rows]]

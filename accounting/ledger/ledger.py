@@ -125,7 +125,7 @@ class Ledger:
         rows = self._flights.row
         left = [h for h, row in rows.items() if source_of(h) == event.source and not self._flights.end[row]]
         out: list[Output] = []
-        for handle in left:
+        for handle in sorted(left):
             why = "joulegate stopped while the request was in flight"
             out += self._finished(RequestFinished(t_us=seen_until, handle=handle, status="lost", error=why))
         self._watermarks[event.source] = max(event.t_us, seen_until)

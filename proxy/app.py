@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 from uuid import uuid4
 
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from accounting.clock import Clock
-from accounting.events import BackendDeclared
+from accounting.events import AnyEvent, BackendDeclared
 from accounting.events import ModelCard as CardEvent
 from accounting.figures import Figures
 from accounting.journal import Journal
 from accounting.meters.meter import NvmlMeter
-from accounting.service import TICK_S, Accountant
+from accounting.otlp.directory import Directory
+from accounting.otlp.receiver import Receiver
+from accounting.records import Output
+from accounting.service import TICK_S, Accountant, Listener
 from accounting.store.engine import connect, migrate
 from accounting.store.queries import StoreReader
 from accounting.store.writer import StoreWriter
 from proxy import errors
 from proxy.ask import header
 from proxy.backends import Backend, Backends
+from proxy.engine_metrics import EngineMetrics, Pace
 from proxy.metrics import Metrics
 from proxy.relay import Relay, send_error
 from proxy.routes import energy, models, ops
@@ -74,6 +79,9 @@ async def _relay(scope: Scope, receive: Receive, send: Send) -> None:
         request_id = header(scope["headers"], b"x-request-id") or str(uuid4())
         await send_error(send, errors.NotFound(f"there is no {path} here"), request_id)
         return
+    traces: Directory | None = scope["app"].state.traces
+    if traces is not None:
+        traces.arriving(header(scope["headers"], b"traceparent"))
     relay: Relay = scope["app"].state.relay
     await relay(scope, receive, send)
 
@@ -92,8 +100,12 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     journal = Journal(settings.data_dir / "journal", fsync=settings.journal.fsync)
     writer = StoreWriter(engine, journal.id)
     stack.callback(writer.close, 10.0)
+    traces = Directory() if settings.otlp.enabled else None
+    listener = watcher if traces is None else _Listeners(watcher, traces)
     keep = settings.journal.keep_segments
-    accountant = Accountant(clock, journal, writer, version=app.version, listener=watcher, keep_segments=keep)
+    accountant = Accountant(
+        clock, journal, writer, version=app.version, listener=listener, keep_segments=keep
+    )
     again = accountant.recover()
     if again:
         log.info("replayed the journal: %d records and book entries made again", again)
@@ -114,6 +126,7 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
         meter.start()
     upstream = Upstream(settings.timeouts)
     await stack.enter_async_context(upstream.running())
+    app.state.traces = traces
     app.state.relay = Relay(settings, backends, upstream, accountant)
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
@@ -122,6 +135,47 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     stack.push_async_callback(_settle, accountant)
     await stack.enter_async_context(_background(_tick(accountant)))
     await stack.enter_async_context(_background(backends.watch()))
+    await _hear_engines(settings, backends, accountant, metrics, traces, stack)
+
+
+async def _hear_engines(
+    settings: Settings,
+    backends: Backends,
+    accountant: Accountant,
+    metrics: Metrics,
+    traces: Directory | None,
+    stack: AsyncExitStack,
+) -> None:
+    """Take what engines tell of themselves: their counters and, where they are wanted, their traces."""
+    # `declare` says any event, whatever its annotation has room for.
+    say, now_us = cast(Callable[[AnyEvent], None], accountant.declare), accountant.clock.now_us
+    counters = settings.engine_metrics
+    if counters.enabled:
+        pace = Pace(counters.busy_period_s, counters.idle_period_s, timeout_s=counters.timeout_s)
+        poller = EngineMetrics(backends.all, say, now_us, pace)
+        await stack.enter_async_context(_background(poller.run()))
+    if traces is not None:
+        from accounting.otlp.serve import receiving  # needs packages that are there only if wanted
+
+        receiver = Receiver(traces, say, now_us)
+        metrics.registry.register(receiver)
+        otlp = settings.otlp
+        await stack.enter_async_context(receiving(receiver, otlp.host, otlp.grpc_port, otlp.http_port))
+
+
+class _Listeners:
+    """Lets several hear what the accountant says."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def event(self, event: AnyEvent) -> None:
+        for listener in self._listeners:
+            listener.event(event)
+
+    def output(self, output: Output) -> None:
+        for listener in self._listeners:
+            listener.output(output)
 
 
 def _meter(settings: Settings, backends: Backends, clock: Clock) -> NvmlMeter | None:

@@ -7,6 +7,7 @@ as a whole: all faults are reported at once, each with its path. docs/settings.m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -126,6 +127,45 @@ class Timeouts(Group):
     idle_s: float = Field(600.0, gt=0, description="Between two pieces of an engine's answer.")
 
 
+class Otlp(Group):
+    """Traces from the engines. They tell when a request was computed, also where its answer does not."""
+
+    enabled: bool = Field(
+        False, description="Whether to take the traces that engines send (vLLM: --otlp-traces-endpoint)."
+    )
+    host: str = Field("127.0.0.1", description="Address to take traces on.")
+    grpc_port: int | None = Field(
+        4317, ge=0, le=65535, description="Port for gRPC; 0 takes a free one, null none."
+    )
+    http_port: int | None = Field(
+        4318, ge=0, le=65535, description="Port for HTTP, at /v1/traces; 0 takes a free one, null none."
+    )
+
+    @model_validator(mode="after")
+    def _usable(self) -> Otlp:
+        if self.enabled and self.grpc_port is None and self.http_port is None:
+            raise ValueError("give a grpc_port or an http_port")
+        if self.enabled and not (_installed("grpc") and _installed("opentelemetry.proto")):
+            raise ValueError("traces need the extra packages of joulegate[otlp]")
+        return self
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even the package it would be in
+        return False
+
+
+class EngineMetrics(Group):
+    enabled: bool = Field(
+        True, description="Whether to read the counters at /metrics of engines that are vLLM."
+    )
+    busy_period_s: float = Field(1.0, ge=0.1, le=60, description="Time between reads while requests run.")
+    idle_period_s: float = Field(5.0, ge=0.1, le=600, description="Time between reads when nothing runs.")
+    timeout_s: float = Field(2.0, gt=0, description="For an engine to answer such a read.")
+
+
 class Settings(BaseSettings):
     """The whole configuration."""
 
@@ -141,6 +181,8 @@ class Settings(BaseSettings):
     energy: Energy = Energy()
     timeouts: Timeouts = Timeouts()
     journal: Journal = Journal()
+    otlp: Otlp = Otlp()
+    engine_metrics: EngineMetrics = EngineMetrics()
     data_dir: Path = Field(
         Path("joulegate-data"), description="Directory of the journal and the SQLite database."
     )

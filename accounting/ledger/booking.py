@@ -20,12 +20,16 @@ WINDOW_SLACK_US = 30_000
 LONG_PROMPT = 200
 """Prompts above this teach how long a prompt token takes."""
 
+SPECULATIVE = 1.25
+"""Tokens per stream event above which an engine is taken to decode speculatively."""
+
 WAITS = 100
 FEW_WAITS = 10
 FASTEST = 0.6
 """No prompt token takes less than this part of a quick one's time."""
 
 CACHED_MEMORY = 0.05
+UNSEEN_MEMORY = 0.05
 FIRSTS = 64
 
 
@@ -97,6 +101,15 @@ def note_first(backend: BackendState, first_us: int) -> None:
     backend.last_first_us = [*backend.last_first_us[-FIRSTS:], first_us]
 
 
+def expect_prompt(flights: Flights, row: int, backend: BackendState) -> None:
+    """Of an answer that is not streamed nothing is seen before its end: its prompt is taken to be computed at
+    once, and quickly; from then on it is taken to decode."""
+    start = int(flights.start[row])
+    flights.pre0[row] = start
+    flights.pre1[row] = start + round(backend.us_per_prompt_token * float(flights.uncached[row]))
+    flights.assumed[row] = flights.uncached[row]
+
+
 def book_unstreamed(flights: Flights, row: int, backend: BackendState, settled_us: int) -> None:
     """At the end of an answer that was not streamed: lay its work by the engine's own times, else by guess.
 
@@ -128,7 +141,8 @@ def correct(flights: Flights, row: int, backend: BackendState, settled_us: int) 
     seen = int(flights.seen[row])
     if usage is None:
         return
-    if usage.completion_tokens and seen and usage.completion_tokens != seen:
+    # Many more tokens than events are speculative ones: the events are the steps then, and stay.
+    if usage.completion_tokens and seen and usage.completion_tokens < SPECULATIVE * seen:
         flights.tokens[row] *= usage.completion_tokens / seen
     if usage.prompt_tokens is not None:
         assume_prompt(flights, row, backend)
@@ -140,6 +154,7 @@ def learn(flights: Flights, row: int, backend: BackendState) -> None:
     usage = told.usage
     if usage is None or told.status != "ok":
         return
+    backend.unseen_part += UNSEEN_MEMORY * (float(not flights.streamed[row]) - backend.unseen_part)
     if usage.prompt_tokens:
         seen = told.started.body_bytes / usage.prompt_tokens
         backend.bytes_per_token += 0.1 * (min(max(seen, 0.5), 100.0) - backend.bytes_per_token)

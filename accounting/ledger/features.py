@@ -93,7 +93,8 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
     tokens = flights.tokens[rows, number(t0_us) % RING].copy()
     # Nothing is seen of an unstreamed answer before its end: take it to decode as fast as its neighbours.
     unseen = (~flights.streamed[rows]) & (flights.seen[rows] == 0) & (end == 0)
-    assumed = in_flight / 1e6 * (backend.tokens_per_s * flights.seqs[rows])
+    decoding_us = np.maximum(open_end - np.maximum(flights.pre1[rows], t0_us), 0)
+    assumed = np.minimum(decoding_us, in_flight) / 1e6 * (backend.tokens_per_s * flights.seqs[rows])
     tokens = np.where(unseen & (tokens == 0), assumed, tokens)
     firsts = ((first >= t0_us) & (first < t1_us) & (tokens > 0)).astype(np.float64)
     firsts = np.minimum(firsts * flights.seqs[rows], tokens)

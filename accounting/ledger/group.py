@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,8 +19,8 @@ MOST_SCALE = 10.0
 LESSON_DELAY = 60
 """Intervals that wait for late news of prompts before the model learns from them."""
 
-CACHES = 0.02
-"""Above this part of prompt tokens found in the cache, such news matters."""
+NEWS = 0.02
+"""Above this part of prompt tokens cached, or of answers not streamed, such news matters."""
 
 Floats = NDArray[np.float64]
 
@@ -61,8 +62,9 @@ def learn(group: Group, works: list[Work], k: int, expected_j: float, energy_j: 
         group.scale += SCALE_MEMORY * (min(energy_j / expected_j, MOST_SCALE) - group.scale)
     scaled = [np.array(work.sums()) * prior for work, prior in zip(works, group.priors, strict=True)]
     group.lessons.append(Lesson(k=k, x=np.concatenate(scaled).tolist(), energy_j=energy_j))
-    # Where prompts are cached, how much of each was computed is known only when it ends: wait for that.
-    delay = LESSON_DELAY if any(b.cached_part > CACHES for b in group.backends) else 0
+    # How much of a prompt was cached, and all of an answer not streamed, is known only at the end: wait.
+    late = any(b.cached_part > NEWS or b.unseen_part > NEWS for b in group.backends)
+    delay = LESSON_DELAY if late else 0
     while len(group.lessons) > delay:
         lesson = group.lessons.pop(0)
         group.model.learn(np.array(lesson.x), lesson.energy_j, INTERVAL_US / 1e6)
@@ -71,9 +73,25 @@ def learn(group: Group, works: list[Work], k: int, expected_j: float, energy_j: 
 def correct_lessons(group: Group, column: int, begin_us: int, end_us: int, pre: float, preq: float) -> None:
     """A prompt with the window [begin, end] took `pre` and `preq` more (or less) work than was thought."""
     priors, at = group.priors[column], column * len(FEATURES)
+    for lesson, part in _parts(group, begin_us, end_us):
+        lesson.x[at + 2] = max(lesson.x[at + 2] + part * pre * float(priors[2]), 0.0)
+        lesson.x[at + 3] = max(lesson.x[at + 3] + part * preq * float(priors[3]), 0.0)
+
+
+def correct_decode(
+    group: Group, column: int, begin_us: int, end_us: int, tokens: float, context: float
+) -> None:
+    """`tokens` more (or less) than was thought came evenly over [begin, end], each reading `context`."""
+    priors, at = group.priors[column], column * len(FEATURES)
+    for lesson, part in _parts(group, begin_us, end_us):
+        lesson.x[at + 4] = max(lesson.x[at + 4] + part * tokens * float(priors[4]), 0.0)
+        lesson.x[at + 5] = max(lesson.x[at + 5] + part * tokens * context * float(priors[5]), 0.0)
+
+
+def _parts(group: Group, begin_us: int, end_us: int) -> Iterator[tuple[Lesson, float]]:
+    """The lessons that [begin, end] touches, and which part of it lies in each."""
     for lesson in group.lessons:
         t0_us = lesson.k * INTERVAL_US
         part = float(overlap(np.array([begin_us]), np.array([end_us]), t0_us, t0_us + INTERVAL_US)[0])
         if part:
-            lesson.x[at + 2] = max(lesson.x[at + 2] + part * pre * float(priors[2]), 0.0)
-            lesson.x[at + 3] = max(lesson.x[at + 3] + part * preq * float(priors[3]), 0.0)
+            yield lesson, part

@@ -35,7 +35,7 @@ from accounting.ledger.record import METHOD, record_of
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
 from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, LedgerState
-from accounting.ledger.trueup import claim_prompt, claim_unstreamed
+from accounting.ledger.trueup import Guess, claim_prompt, claim_unstreamed
 from accounting.records import Output, RequestRecord
 
 HOLD_US = 300_000
@@ -144,6 +144,8 @@ class Ledger:
         )
         if backend is not None:
             booking.assume_prompt(self._flights, row, backend)
+            if not event.streamed:
+                booking.expect_prompt(self._flights, row, backend)
         return []
 
     def _first(self, event: FirstToken) -> None:
@@ -181,8 +183,9 @@ class Ledger:
             booking.correct(flights, row, backend, group.settled_us)
             claim_prompt(flights, row, group)
         elif event.status == "ok":
+            guess = Guess.of(flights, row, backend)
             booking.book_unstreamed(flights, row, backend, group.settled_us)
-            claim_unstreamed(flights, row, group)
+            claim_unstreamed(flights, row, group, guess)
         booking.learn(flights, row, backend)
         return []
 

@@ -39,6 +39,8 @@ class BackendState(msgspec.Struct):
     """Quick time to first token per prompt token; bounds how long a prefill can have lasted."""
     cached_part: float = 0.0
     """Part of prompts that the prefix cache had, of late."""
+    unseen_part: float = 0.0
+    """Part of requests whose answers were not streamed, of late."""
     waits: list[float] = []
     """Recent times to first token per prompt token of long prompts, in microseconds, newest last."""
     last_first_us: list[int] = []

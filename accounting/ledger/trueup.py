@@ -11,14 +11,16 @@ an end costs the same however many requests are open.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from accounting.ledger.apportion import apportion
 from accounting.ledger.features import prompt_joules
 from accounting.ledger.flights import Flights
-from accounting.ledger.group import Group, correct_lessons
-from accounting.ledger.state import Claim
+from accounting.ledger.group import Group, correct_decode, correct_lessons
+from accounting.ledger.state import BackendState, Claim
 
 MOST_TAKEN = 0.5
 """No request gives more than this part of what it was charged."""
@@ -55,7 +57,42 @@ def claim_prompt(flights: Flights, row: int, group: Group) -> None:
         _claim(flights, row, place, group, round(charged * keep), int(flights.decode_uj[row, place]))
 
 
-def claim_unstreamed(flights: Flights, row: int, group: Group) -> None:
+class Guess(NamedTuple):
+    """How the work of an answer that was not streamed was taken to lie while it was in flight."""
+
+    pre0_us: int
+    pre1_us: int
+    uncached: float
+    prompt: float
+    tokens_per_s: float
+
+    @classmethod
+    def of(cls, flights: Flights, row: int, backend: BackendState) -> Guess:
+        return cls(
+            int(flights.pre0[row]),
+            int(flights.pre1[row]),
+            float(flights.uncached[row]),
+            float(flights.prompt[row]),
+            backend.tokens_per_s * float(flights.seqs[row]),
+        )
+
+
+def _mend_lessons(flights: Flights, row: int, group: Group, guess: Guess, tokens: float) -> None:
+    """Take the guess out of what the model is to learn from, and put in what was."""
+    column = int(flights.column[row])
+    uncached, prompt = float(flights.uncached[row]), float(flights.prompt[row])
+    reads = guess.uncached * (guess.prompt - guess.uncached / 2)
+    correct_lessons(group, column, guess.pre0_us, guess.pre1_us, -guess.uncached, -reads)
+    reads = uncached * (prompt - uncached / 2)
+    correct_lessons(group, column, int(flights.pre0[row]), int(flights.pre1[row]), uncached, reads)
+    first, end = int(flights.first[row]), int(flights.end[row])
+    length_us = max(end - guess.pre1_us, 0)
+    correct_decode(group, column, guess.pre1_us, end, -guess.tokens_per_s * length_us / 1e6, guess.prompt)
+    if tokens and first:
+        correct_decode(group, column, first, end, tokens, prompt + tokens / 2 / float(flights.seqs[row]))
+
+
+def claim_unstreamed(flights: Flights, row: int, group: Group, guess: Guess) -> None:
     """An answer that was not streamed has ended: its work in settled time is known only now.
 
     Until here it was charged as if it decoded all along, also while it was queued or its prompt computed.
@@ -64,6 +101,7 @@ def claim_unstreamed(flights: Flights, row: int, group: Group) -> None:
     per_token = group.backends[column].step_joules
     told = flights.teller(row)
     tokens = float((told.usage.completion_tokens if told.usage is not None else None) or 0)
+    _mend_lessons(flights, row, group, guess, tokens)
     if not group.model.windows or per_token is None or settled <= int(flights.start[row]):
         return
     prices, prompt = group.prices(column), float(flights.prompt[row])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from benchmarks.traces.scenario import SCENARIOS
 
 QUICK_S = 60.0
 FULL_S = 600.0
+FULL_SEEDS = 100_000
+"""Added to the seeds under --full: what is published was not looked at while something was tried."""
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -35,7 +39,8 @@ def main(full: bool, only: tuple[str, ...]) -> None:
     for scenario in SCENARIOS:
         if not only or scenario.name in only:
             print(f"{scenario.title} ...", file=sys.stderr, flush=True)
-            scores.append(judge(scenario, measured_s))
+            seed = scenario.seed + (FULL_SEEDS if full else 0)
+            scores.append(judge(replace(scenario, seed=seed), measured_s))
     report.show(scores)
     if full and not only:
         write_docs(scores, measured_s, DOCS)

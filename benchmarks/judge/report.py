@@ -93,7 +93,7 @@ def page(scores: list[Score], measured_s: float, today: date) -> str:
         heads,
         [[s.scenario.title, *(_cell(s.methods[name]) for name in heads[1:])] for s in scores],
     )
-    seeds = ", ".join(f"`{s.scenario.name}` {s.scenario.seed}" for s in scores)
+    seeds = ", ".join(f"{s.scenario.name} {s.scenario.seed}" for s in scores)
     tasks = sorted({task for score in scores for task in score.by_task})
     by_task = markdown(
         ("scenario", *tasks),
@@ -147,7 +147,7 @@ joulegate's median error. Chat: short prompt and answer. RAG: long prompt. Reaso
 - The events are those of the live service, in its order; the ledger is the one that serves.
 - Requests that start after a warm-up of {WARM_UP_S:.0f} s are judged; they arrive for {measured_s:.0f} s
   (three times that at low load). All others share the GPU and the books.
-- Seeds, used for nothing else: {seeds}.
+- Seeds, others than those of the quick run, on which changes are tried: {seeds}.
 
 ## What was not checked
 - Whether a real engine's steps cost what these do; whether a real counter lags and rounds like this one.

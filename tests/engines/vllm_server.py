@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -36,9 +36,10 @@ QUIET: Final = {
 FLAGS: Final = (
     *("--enforce-eager", "--max-model-len", str(tiny_llama.MAX_LENGTH)),
     *("--max-num-seqs", "4", "--max-num-batched-tokens", "256"),
-    *("--enable-per-request-metrics", "--enable-request-id-headers", "--enable-prompt-tokens-details"),
+    *("--enable-request-id-headers", "--enable-prompt-tokens-details"),
     "--enable-logging-iteration-details",
 )
+TIMES_FLAG: Final = "--enable-per-request-metrics"
 TOOL_FLAGS: Final = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
 EMBEDDING_FLAGS: Final = ("--runner", "pooling", "--convert", "embed")
 
@@ -66,14 +67,23 @@ def tiny_model() -> Path:
 class VllmServer:
     """A running `vllm serve`; use as a context manager.
 
-    `log` receives everything that vLLM says; `extra` is added to its command line.
+    `log` receives everything that vLLM says; `extra` is added to its command line, `environment` to its
+    variables. With `engine_times` its answers hold the times of the request.
     """
 
     model: Final = "tiny"
 
-    def __init__(self, log: Path, extra: Sequence[str] = TOOL_FLAGS) -> None:
+    def __init__(
+        self,
+        log: Path,
+        extra: Sequence[str] = TOOL_FLAGS,
+        environment: Mapping[str, str] | None = None,
+        *,
+        engine_times: bool = True,
+    ) -> None:
         self.log = log
-        self.extra = tuple(extra)
+        self.extra = (*((TIMES_FLAG,) if engine_times else ()), *extra)
+        self.environment = {**QUIET, **(environment or {})}
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,7 +107,7 @@ class VllmServer:
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **QUIET},
+                env={**os.environ, **self.environment},
                 start_new_session=True,
             )
         try:

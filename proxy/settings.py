@@ -131,7 +131,9 @@ class Otlp(Group):
     """Traces from the engines. They tell when a request was computed, also where its answer does not."""
 
     enabled: bool = Field(
-        False, description="Whether to take the traces that engines send (vLLM: --otlp-traces-endpoint)."
+        False,
+        description="Whether to take the traces that engines send (vLLM: --otlp-traces-endpoint, and"
+        " OTEL_BSP_SCHEDULE_DELAY=200 in its environment, as otherwise they come up to 5 s late).",
     )
     host: str = Field("127.0.0.1", description="Address to take traces on.")
     grpc_port: int | None = Field(

@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from accounting.otlp import OtlpError
 from accounting.otlp.receiver import Receiver
 from accounting.otlp.spans import Export, Malformed, read_json, read_protobuf
 
@@ -39,10 +40,6 @@ MAX_AT_ONCE = 64
 STOP_S = 1.0
 INVALID_ARGUMENT = 3
 """Its number in google.rpc.Code."""
-
-
-class OtlpError(Exception):
-    """The receiver cannot be started; the message says why."""
 
 
 @asynccontextmanager
@@ -83,7 +80,7 @@ async def by_grpc(receiver: Receiver, host: str, port: int) -> AsyncIterator[int
         try:
             bound: int = server.add_insecure_port(f"{_bracketed(host)}:{port}")
         except RuntimeError as error:
-            raise OtlpError(f"cannot listen on {host}:{port} for traces by gRPC: {error}") from error
+            raise OtlpError(f"cannot listen on {host}:{port} for traces by gRPC") from error
         server.start()
         log.info("taking traces by gRPC on %s:%d", _bracketed(host), bound)
         try:

@@ -18,9 +18,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from prometheus_client import CollectorRegistry, generate_latest
 
 from accounting.events import EngineTimes, RequestTimes
+from accounting.otlp import OtlpError
 from accounting.otlp.directory import Directory
 from accounting.otlp.receiver import Receiver
-from accounting.otlp.serve import JSON, MAX_BYTES, PROTOBUF, SERVICE, OtlpError, receiving
+from accounting.otlp.serve import JSON, MAX_BYTES, PROTOBUF, SERVICE, receiving
 from accounting.otlp.spans import read_protobuf
 from tests.accounting.otlp.exports import Taking, encoded, export, send, span, started, taking
 

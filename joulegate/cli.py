@@ -11,7 +11,8 @@ from joulegate import __version__
 COMMANDS = {
     "serve": "run the proxy",
     "demo": "show joules per request on a simulated GPU",
-    "replay": "compute the books of a journal again",
+    "replay": "compute the books of a journal or a trace again",
+    "audit": "prove the books of the store",
 }
 
 

@@ -35,7 +35,7 @@ def picture(scores: list[Score]) -> str:
     for mark in MARKS:
         x = _x(mark)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>')
-        label = f"{100 * mark:.3g} %"
+        label = f"{100 * mark:g} %"
         parts.append(f'<text x="{x:.1f}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     for k, score in enumerate(scores):
         parts += _row(score, TOP + k * ROW)

@@ -117,7 +117,7 @@ class Journal:
         self._fsync, self._segment_bytes = fsync, segment_bytes
         self._buffer = bytearray()
         self._fd: int | None = None
-        self._size = 0
+        self._size = 0  # of the events: a state larger than a segment must not begin one at every tick
         last = segment_paths(directory)[-1:]
         self.segment = int(last[0].stem) if last else 0
 
@@ -147,7 +147,7 @@ class Journal:
             raise JournalError(f"cannot write {path}: {error.strerror}") from error
         if self._fd is not None:
             os.close(self._fd)
-        self._fd, self._size = fd, len(header) + 1
+        self._fd, self._size = fd, 0
         self.segment += 1
 
     @property

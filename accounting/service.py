@@ -23,12 +23,14 @@ from accounting.events import (
     AnyEvent,
     BackendDeclared,
     CounterReads,
+    EngineCounters,
     EngineTimes,
     FirstToken,
     MeterDown,
     MeterUp,
     RequestFinished,
     RequestStarted,
+    RequestTimes,
     ServiceStarted,
     Status,
     Tick,
@@ -128,6 +130,10 @@ class Accountant:
     def attach(self, meter: Meter) -> None:
         """Read this meter from now on. Make it with `clock` as it is after `recover`."""
         self._meter = meter
+
+    def tell(self, event: RequestTimes | EngineCounters) -> None:
+        """What an engine told of itself or of a request."""
+        self._say(event)
 
     def declare(self, event: BackendDeclared) -> None:
         self._say(event)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import cast
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -147,8 +146,7 @@ async def _hear_engines(
     stack: AsyncExitStack,
 ) -> None:
     """Take what engines tell of themselves: their counters and, where they are wanted, their traces."""
-    # `declare` says any event, whatever its annotation has room for.
-    say, now_us = cast(Callable[[AnyEvent], None], accountant.declare), accountant.clock.now_us
+    say, now_us = accountant.tell, accountant.clock.now_us
     counters = settings.engine_metrics
     if counters.enabled:
         pace = Pace(counters.busy_period_s, counters.idle_period_s, timeout_s=counters.timeout_s)

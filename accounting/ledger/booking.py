@@ -23,6 +23,8 @@ LONG_PROMPT = 200
 SPECULATIVE = 1.25
 """Tokens per stream event above which an engine is taken to decode speculatively."""
 
+MOST_PER_EVENT = 20.0
+
 WAITS = 100
 FEW_WAITS = 10
 FASTEST = 0.6
@@ -167,6 +169,10 @@ def learn(flights: Flights, row: int, backend: BackendState) -> None:
     if uncached > LONG_PROMPT:
         backend.waits = [*backend.waits[-WAITS:], (first - start) / uncached]
         backend.us_per_prompt_token = sorted(backend.waits)[len(backend.waits) // 4]
+    seen = int(flights.seen[row])
+    if seen and usage.completion_tokens:
+        per_event = min(max(usage.completion_tokens / seen, 1.0), MOST_PER_EVENT)
+        backend.tokens_per_event += 0.1 * (per_event - backend.tokens_per_event)
     tokens = (usage.completion_tokens or 0) / float(flights.seqs[row])
     if end - first > INTERVAL_US / 5 and tokens > 1:
         speed = (tokens - 1) / ((end - first) / 1e6)

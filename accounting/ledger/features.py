@@ -44,10 +44,17 @@ class Work:
     reads: Floats
     """Context read by the decoded tokens, summed."""
     steps: float
+    others_tokens: float = 0.0
+    others_prompt: float = 0.0
+    """Work for requests that did not pass the proxy (`bypass.py`)."""
+
+    @property
+    def all_tokens(self) -> float:
+        return float(self.tokens.sum()) + self.others_tokens
 
     @property
     def batch(self) -> float:
-        return float(self.tokens.sum()) / self.steps if self.steps > 0 else 0.0
+        return self.all_tokens / self.steps if self.steps > 0 else 0.0
 
     @property
     def step_log(self) -> float:
@@ -58,17 +65,36 @@ class Work:
         return [
             self.steps,
             self.step_log,
-            float(self.prompt.sum()),
-            float(self.prompt_reads.sum()),
-            float(self.decoded.sum()),
-            float(self.reads.sum()),
+            float(self.prompt.sum()) + self.others_prompt,
+            float(self.prompt_reads.sum()) + self.others_prompt * self._mean(self.prompt_reads, self.prompt),
+            float(self.decoded.sum()) + self.others_tokens,
+            float(self.reads.sum()) + self.others_tokens * self._mean(self.reads, self.decoded),
         ]
+
+    @staticmethod
+    def _mean(reads: Floats, tokens: Floats) -> float:
+        """Context per token; others' work is taken to be like ours."""
+        whole = float(tokens.sum())
+        return float(reads.sum()) / whole if whole > 0 else 0.0
+
+    def others_joules(self, prices: Floats) -> float:
+        """What the work for others should have cost."""
+        tokens, prompt = self.others_tokens, self.others_prompt
+        if tokens <= 0 and prompt <= 0:
+            return 0.0
+        per_token = float(prices[4] + prices[5] * self._mean(self.reads, self.decoded))
+        per_prompt = float(prices[2] + prices[3] * self._mean(self.prompt_reads, self.prompt))
+        return tokens * (self.step_joules(prices) + per_token) + prompt * per_prompt
+
+    def step_joules(self, prices: Floats) -> float:
+        """What a step costs at any batch size, per token that came of it."""
+        tokens = self.all_tokens
+        return float(prices[0] * self.steps + prices[1] * self.step_log) / tokens if tokens > 0 else 0.0
 
     def joules(self, prices: Floats) -> tuple[Floats, Floats]:
         """What each request's prefill and decode should have cost. What a step costs at any batch size is
         shared by the tokens that came of it."""
-        tokens = float(self.tokens.sum())
-        per_token = (prices[0] * self.steps + prices[1] * self.step_log) / tokens if tokens > 0 else 0.0
+        per_token = self.step_joules(prices)
         prefill = prices[2] * self.prompt + prices[3] * self.prompt_reads + per_token * self.firsts
         decode = prices[4] * self.decoded + prices[5] * self.reads + per_token * (self.tokens - self.firsts)
         return prefill, decode

@@ -25,7 +25,7 @@ from accounting.events import (
     Usage,
     source_of,
 )
-from accounting.ledger import booking
+from accounting.ledger import booking, bypass
 from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
@@ -103,8 +103,12 @@ class Ledger:
                 pass  # the gap will show in the reads
             case ServiceStarted():
                 return self._service_started(event)
-            case RequestTimes() | EngineCounters():
-                pass  # kept in the journal; nothing is computed from them yet
+            case EngineCounters():
+                if (backend := self._groups.backends.get(event.backend)) is not None:
+                    bypass.count(backend, event)
+            case RequestTimes():
+                if (row := self._flights.row.get(event.handle)) is not None and not self._flights.end[row]:
+                    self._flights.teller(row).times = sound_times(event.times)
         return []
 
     def _declared(self, event: BackendDeclared) -> list[Output]:
@@ -172,7 +176,8 @@ class Ledger:
         flights.end[row] = max(event.t_us, int(flights.start[row]), 1)
         told = flights.teller(row)
         told.status, told.http_status, told.error = event.status, event.http_status, event.error
-        told.usage, told.times = sound_usage(event.usage), sound_times(event.times)
+        told.usage = sound_usage(event.usage)
+        told.times = sound_times(event.times) or told.times
         flights.works[row] = event.status not in ("client_error", "rejected")
         group = self._group(row)
         if event.status == "rejected" or group is None:

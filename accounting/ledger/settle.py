@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from accounting.ledger import bypass
 from accounting.ledger.apportion import apportion
 from accounting.ledger.curve import Span
 from accounting.ledger.features import Work, present, work_of
@@ -37,7 +38,9 @@ class Settled:
     prefill: Floats
     decode: Floats
     in_flight_us: Ints
-    works: list[Work] = field(default_factory=list)
+    works: list[Work]
+    others: list[float]
+    """By backend: what work for requests that did not pass the proxy should have cost, in joules."""
 
 
 def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
@@ -55,6 +58,9 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
     if t1_us - t0_us == INTERVAL_US and all(span.covered_us == INTERVAL_US for span in spans):
         energy_j = sum(entry.requests_uj for entry in entries) / 1e6
         expected_j = float(done.prefill.sum() + done.decode.sum())
+        if any(done.others):
+            energy_j += sum(entry.unobserved_uj for entry in entries) / 1e6
+            expected_j += sum(done.others)
         learn(group, done.works, number(t0_us), expected_j, energy_j)
     for gpu in group.gpus:
         gpu.settled_us = t1_us
@@ -66,16 +72,16 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
 def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
     """The work of every request that had part in the interval, in joules as the model sees it."""
     rows = present(flights, group.number, t0_us, t1_us)
-    works, prefills, decodes = [], [], []
+    works, prefills, decodes, others = [], [], [], []
     for column, backend in enumerate(group.backends):
         mine = rows[flights.column[rows] == column]
         work = work_of(flights, backend, mine, t0_us, t1_us)
-        prefill, decode = work.joules(group.prices(column))
+        bypass.note(backend, work, t0_us, t1_us)
+        prices = group.prices(column)
+        prefill, decode = work.joules(prices)
         if len(mine) and work.tokens.sum() > 0:
-            prices = group.prices(column)
-            backend.step_joules = float(
-                (prices[0] * work.steps + prices[1] * work.step_log) / work.tokens.sum()
-            )
+            backend.step_joules = work.step_joules(prices)
+        others.append(work.others_joules(prices))
         works.append(work)
         prefills.append(prefill)
         decodes.append(decode)
@@ -84,7 +90,7 @@ def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
     decode = np.concatenate(decodes) if works else np.zeros(0)
     in_flight = np.concatenate([work.in_flight_us for work in works]) if works else np.zeros(0, np.int64)
     active = flights.works[joined]
-    return Settled(joined, prefill * active, decode * active, in_flight, works)
+    return Settled(joined, prefill * active, decode * active, in_flight, works, others)
 
 
 def _settle_gpu(group: Group, gpu: GpuState, span: Span, flights: Flights, done: Settled) -> BookEntry:
@@ -120,12 +126,18 @@ def _settle_gpu(group: Group, gpu: GpuState, span: Span, flights: Flights, done:
         time = (flying * active).astype(np.float64)
         prefill, decode = time * ~decoding, time * decoding
     weights = np.stack([prefill, decode], axis=1).ravel()
-    if not weights.sum() > 0:
-        _book_empty(gpu, entry, energy, span)
+    pairs = zip(group.backends, done.others, strict=True)
+    others = sum(joules for backend, joules in pairs if gpu.gpu in backend.gpus)
+    ours = float(weights.sum())
+    if not ours > 0:
+        _book_empty(gpu, entry, energy, span, others_seen=others > 0)
         return entry
-    busy_us = busy(flights, rows[active], span.t0_us, span.t1_us)
-    entry.idle_uj = _idle_part(gpu, energy, span.t1_us - span.t0_us - busy_us, span)
-    entry.requests_uj = energy - entry.idle_uj
+    length_us = span.t1_us - span.t0_us
+    busy_us = length_us if others > 0 else busy(flights, rows[active], span.t0_us, span.t1_us)
+    entry.idle_uj = _idle_part(gpu, energy, length_us - busy_us, span)
+    if others > 0:
+        entry.unobserved_uj = int(apportion(energy - entry.idle_uj, [ours, others])[1])
+    entry.requests_uj = energy - entry.idle_uj - entry.unobserved_uj
     _charge(gpu, entry.requests_uj, flights, rows, columns, weights, busy_us, span)
     return entry
 
@@ -138,13 +150,13 @@ def _here(group: Group, gpu: GpuState, flights: Flights, done: Settled) -> tuple
     return columns[here], here
 
 
-def _book_empty(gpu: GpuState, entry: BookEntry, energy_uj: int, span: Span) -> None:
-    """Nobody was at work: idle, unless the GPU drew far more than it does at idle."""
+def _book_empty(gpu: GpuState, entry: BookEntry, energy_uj: int, span: Span, *, others_seen: bool) -> None:
+    """None of ours was at work: idle, unless others were, or the GPU drew far more than it does at idle."""
     expected = _idle_energy(gpu, span.covered_us)
-    if expected is not None and energy_uj > UNOBSERVED_FACTOR * expected:
-        entry.unobserved_uj = energy_uj - expected
+    if expected is not None and (others_seen or energy_uj > UNOBSERVED_FACTOR * expected):
+        entry.unobserved_uj = max(energy_uj - expected, 0)
     entry.idle_uj = energy_uj - entry.unobserved_uj
-    if span.covered_us == span.t1_us - span.t0_us:
+    if not others_seen and span.covered_us == span.t1_us - span.t0_us:
         gpu.idle_samples_uw.append(energy_uj * 1_000_000 // span.covered_us)
         del gpu.idle_samples_uw[:-IDLE_SAMPLES]
 

@@ -26,6 +26,23 @@ class GpuState(msgspec.Struct):
     idle_samples_uw: list[int] = []
 
 
+class Counted(msgspec.Struct, array_like=True):
+    """An engine's totals at a time: tokens generated, prompt tokens computed."""
+
+    t_us: int
+    generated: int
+    prompt: int
+
+
+class Compared(msgspec.Struct, array_like=True):
+    """One interval: tokens as seen here and as the engine counted them."""
+
+    ours: float
+    engine: float
+    ours_prompt: float
+    engine_prompt: float
+
+
 class BackendState(msgspec.Struct):
     """One backend: its GPUs, and what was learnt of its requests."""
 
@@ -41,6 +58,11 @@ class BackendState(msgspec.Struct):
     """Part of prompts that the prefix cache had, of late."""
     unseen_part: float = 0.0
     """Part of requests whose answers were not streamed, of late."""
+    tokens_per_event: float = 1.0
+    """Tokens per stream event, of late; more than 1 under speculative decoding."""
+    counted: list[Counted] = []
+    compared: list[Compared] = []
+    """What the engine counts, and how it compares with what is seen here, of late (`bypass.py`)."""
     waits: list[float] = []
     """Recent times to first token per prompt token of long prompts, in microseconds, newest last."""
     last_first_us: list[int] = []

@@ -16,6 +16,7 @@ import uvicorn
 from accounting.journal import JournalError
 from accounting.meters.meter import MeterError, list_gpus
 from accounting.meters.wire import GpuInfo
+from accounting.otlp import OtlpError
 from accounting.store.engine import StoreError
 from joulegate import __version__
 from proxy.app import create_app
@@ -106,7 +107,7 @@ def command(
     try:
         with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
             runner.run(serve())
-    except (StoreError, JournalError, MeterError) as error:
+    except (StoreError, JournalError, MeterError, OtlpError) as error:
         raise click.ClickException(str(error)) from error
     for received in signals[:1]:
         # All is done: end by the signal, as whoever sent it expects. (uvicorn hands it on to us at its end.)

@@ -91,9 +91,11 @@ def test_segments_are_numbered_on_and_old_ones_dropped(tmp_path: Path) -> None:
 def test_a_journal_waits_with_a_new_segment_until_all_is_written(tmp_path: Path) -> None:
     journal = Journal(tmp_path, segment_bytes=0)
     journal.begin_segment(LedgerState())
-    when_all_is_written = journal.wants_new_segment
+    at_the_start = journal.wants_new_segment
     journal.append(request(1))
-    assert [when_all_is_written, journal.wants_new_segment] == [True, False]
+    before_it_is_written = journal.wants_new_segment
+    journal.flush()
+    assert [at_the_start, before_it_is_written, journal.wants_new_segment] == [False, False, True]
     journal.close()
 
 

@@ -186,6 +186,10 @@ class Story:
             )
         return handle
 
+    def plan(self, second: float, event: AnyEvent) -> None:
+        """Tell an event at this second."""
+        self._at(us(second), event)
+
     def _at(self, t_us: int, event: AnyEvent | None) -> None:
         self._plan.append((t_us, len(self._plan), event))  # None: a tick
 

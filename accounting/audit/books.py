@@ -19,6 +19,8 @@ from accounting.store.audit_queries import Charge, Snapshot
 RESTART_US = 2_000_000
 """No service stops and starts again in less."""
 
+NEVER_US = 1 << 63
+
 SETTLED_US = MAX_WAIT_US + HOLD_US + INTERVAL_US
 
 
@@ -44,6 +46,8 @@ class _Walk:
         self._charges, self._report, self._alone = charges, report, alone
         self._next = next(charges, None)
         self._open: list[Charge] = []
+        self._unpaid: list[Charge] = []
+        """Those in flight without energy."""
         self._until_us: int | None = None
         """End of the last interval."""
         self._last_t0_us: int | None = None
@@ -83,19 +87,13 @@ class _Walk:
 
     def end(self) -> None:
         """No more intervals."""
-        left = list(self._open)
-        while self._next is not None:
-            left.append(self._next)
-            self.sums.shares_uj += self._next.energy_uj or 0
-            self._next = next(self._charges, None)
-        for charge in left:
-            if charge.energy_uj is None:
-                continue
+        self._compare("at the end")
+        self._take(NEVER_US)
+        for charge in self._open:
             if self._until_us is None:
                 self._outside(charge, "of which there are none")
             elif charge.finished_us > self._until_us:
                 self._outside(charge, "after them")
-        self._compare("at the end")
 
     def _check(self, row: Any, where: str) -> None:
         parts = row.requests_uj + row.idle_uj + row.unobserved_uj + row.unmeasured_uj
@@ -130,27 +128,30 @@ class _Walk:
     def _take(self, before_us: int) -> None:
         """Take up the requests that start before this time."""
         while self._next is not None and self._next.started_us < before_us:
-            self._open.append(self._next)
-            self._owed_uj -= self._next.energy_uj or 0
-            self.sums.shares_uj += self._next.energy_uj or 0
-            self._next = next(self._charges, None)
+            charge, self._next = self._next, next(self._charges, None)
+            if charge.energy_uj is None:
+                self._unpaid.append(charge)
+                continue
+            self._open.append(charge)
+            self._owed_uj -= charge.energy_uj
+            self.sums.shares_uj += charge.energy_uj
 
     def _start(self, t_us: int) -> None:
         self._take(t_us)
         for charge in self._open:
-            if charge.energy_uj is not None:
-                self._outside(charge, "before them")
+            self._outside(charge, "before them")
         self._owed_uj = 0
 
     def _nulls(self, row: Any, where: str) -> None:
-        if row.covered_us <= 0:
-            return
-        for charge in list(self._open):
+        left = []
+        for charge in self._unpaid:
             overlaps = charge.started_us < row.t1_us and charge.finished_us > row.t0_us
-            if charge.energy_uj is None and overlaps:
+            if overlaps and row.covered_us > 0:
                 what = f"has no energy, but {where} measured {row.covered_us} us of its time"
                 self._report.add("request-null", f"request {charge.uid}", what)
-                self._open.remove(charge)
+            elif charge.finished_us >= row.t1_us:
+                left.append(charge)
+        self._unpaid = left
 
     def _compare(self, when: str) -> None:
         """The sums must be equal where all is quiet; requests in flight may be owed something."""
@@ -168,7 +169,7 @@ class _Walk:
         self._compare(f"before {t0_us}")
         self._take(t1_us)
         self._owed_uj = self._quiet_us = 0
-        crossing = [c for c in self._open if c.energy_uj is not None and c.finished_us > t0_us]
+        crossing = [c for c in self._open if c.finished_us > t0_us]
         for charge in crossing:
             self._outside(charge, f"between {t0_us} and {t1_us}")
         why = "another journal was begun"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from joulegate.cli import main
+from joulegate.process import ProxyProcess
+from simulator.process import SimulatedEngine
 from tests.accounting.audited import Tamper, data_dir, sound_data, tamper
+from tests.proxy.load import Seen, ids, storm
+from tests.proxy.stack import chat, metered, running
 
 __all__ = ["data_dir", "sound_data", "tamper"]
 
@@ -113,3 +118,36 @@ def test_a_password_in_the_databases_url_is_not_shown() -> None:
 def test_what_is_no_journal_cannot_be_compared(data_dir: Path) -> None:
     (data_dir / "journal" / "00000001.ndjson").write_text("my notes\n")
     assert "00000001.ndjson is not a journal segment" in refused(joulegate(data_dir))
+
+
+async def killed_under_load(proxy: ProxyProcess) -> list[Seen]:
+    """Short and long requests; the proxy is killed when short ones have ended."""
+    begun = asyncio.Event()
+    storming = asyncio.create_task(
+        storm(proxy.url, [10 if n % 2 else 600 for n in range(16)], begun, enough=6)
+    )
+    await begun.wait()
+    await asyncio.to_thread(proxy.kill)
+    return await storming
+
+
+def test_a_service_is_clean_while_it_runs_and_after_it_was_killed_under_load(
+    simulated: SimulatedEngine, tmp_path: Path
+) -> None:
+    with running(tmp_path, metered(simulated)) as stack:
+        proxy = stack.proxy
+        seen = asyncio.run(killed_under_load(proxy))
+        assert ids(seen, complete=False), "the storm was over before it was struck"
+        killed = joulegate(proxy.data_dir)
+        assert killed.exit_code == 0, killed.stdout
+        proxy.start()
+        request_id = stack.post(chat()).headers["x-request-id"]
+        running_now = joulegate(proxy.data_dir)
+        assert running_now.exit_code == 0, running_now.stdout
+        stack.record(request_id)
+    stopped = joulegate(proxy.data_dir, "--json")
+    report = json.loads(stopped.stdout)
+    assert (stopped.exit_code, report["findings"], report["gaps"]) == (0, [], [])
+    assert report["requests"] == report["journal"]["requests"] > 10
+    assert report["journal"]["not_stored_yet"] == 0
+    assert report["gpus"][0]["requests_uj"] == report["gpus"][0]["shares_uj"] > 0

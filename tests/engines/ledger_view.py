@@ -16,7 +16,9 @@ from accounting.journal import Segment, segment_paths
 from accounting.ledger import Ledger, settle
 from accounting.ledger.features import Work, work_of
 from accounting.ledger.flights import Flights
-from accounting.ledger.state import BackendState
+from accounting.ledger.model import FEATURES, WorkModel
+from accounting.ledger.priors import prior_joules
+from accounting.ledger.state import BackendState, LedgerState
 from accounting.records import RequestRecord
 
 
@@ -58,6 +60,8 @@ class LedgerView:
     booked: dict[int, Booked] = field(default_factory=dict)
     """By handle."""
     records: list[RequestRecord] = field(default_factory=list)
+    learnt: dict[str, float] = field(default_factory=dict)
+    """The work that the work model learnt from or is about to, by feature: late news are in it."""
 
     def _note(
         self, flights: Flights, backend: BackendState, rows: NDArray[np.int64], t0_us: int, t1_us: int
@@ -97,10 +101,26 @@ def view(journal: Path) -> LedgerView:
     seen = LedgerView()
     paths = segment_paths(journal)
     ledger = Ledger(Segment(paths[0]).state)
-    with patch.object(settle, "work_of", seen._note):
+    rows: list[NDArray[np.float64]] = []
+    learn = WorkModel.learn
+
+    def noted(model: WorkModel, row: NDArray[np.float64], energy_j: float, interval_s: float) -> None:
+        rows.append(row)
+        learn(model, row, energy_j, interval_s)
+
+    with patch.object(settle, "work_of", seen._note), patch.object(WorkModel, "learn", noted):
         for path in paths:
             for event in Segment(path).events():
                 seen.records += [out for out in ledger.hear(event) if isinstance(out, RequestRecord)]
     if ledger.open_requests:
         raise RuntimeError(f"{ledger.open_requests} requests are not settled: the journal ends too early")
+    seen.learnt = _unscaled(ledger.state, rows)
     return seen
+
+
+def _unscaled(state: LedgerState, learnt: list[NDArray[np.float64]]) -> dict[str, float]:
+    """Sums over all lessons, those that still wait included, without the scale of the priors."""
+    (backend,), (gpu,) = state.backends.values(), state.gpus.values()
+    waiting = [np.array(lesson.x) for lessons in state.lessons.values() for lesson in lessons]
+    total = np.sum([*learnt, *waiting], axis=0) / np.array(prior_joules(backend.model, gpu.device))
+    return dict(zip(FEATURES, total.tolist(), strict=True))

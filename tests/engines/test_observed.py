@@ -57,6 +57,14 @@ def test_the_intervals_hold_the_engines_steps(run: Run) -> None:
     assert abs(median(off)) < 0.1, sorted(off)
 
 
+def test_the_work_model_learns_from_what_the_engine_did(run: Run) -> None:
+    """Once the late news are in: which prompts were cached, and what the answers not streamed held."""
+    learnt = {total.name: total for total in totals(run) if total.name.endswith("as learnt from")}
+    assert len(learnt) == 3
+    for total in learnt.values():
+        assert abs(total.relative) < STEPS_OFF, total
+
+
 def test_streamed_tokens_are_laid_where_they_were_generated(run: Run) -> None:
     """All of them: what an interval was charged with sums up to what each request generated."""
     streamed = [pair for pair in pairings(run) if pair.ledger.streamed]
@@ -65,11 +73,17 @@ def test_streamed_tokens_are_laid_where_they_were_generated(run: Run) -> None:
 
 
 def test_queueing_is_left_out_of_the_prefill(queued: list[Pairing]) -> None:
+    """One-sided: what joulegate sees late it books late, and that is the machine's doing."""
     assert len(queued) > 5
     left_out = sum(pair.ledger.prefill_from_us - pair.ledger.start_us for pair in queued)
-    assert left_out / sum(pair.engine.queue_us for pair in queued) == pytest.approx(1.1, abs=0.3)
-    early = max(queued, key=lambda pair: -pair.prefill_start_difference_us)
+    assert left_out > 0.8 * sum(pair.engine.queue_us for pair in queued)
+    early = min(queued, key=lambda pair: pair.prefill_start_difference_us)
     assert early.prefill_start_difference_us > -EARLY_US, early
+
+
+def test_a_prefill_is_about_as_long_as_the_engines(run: Run) -> None:
+    longer = [pair.prefill_difference_us for pair in pairings(run) if pair.ledger.streamed]
+    assert abs(median(longer)) < 100_000, sorted(longer)
 
 
 def test_the_load_held_what_makes_the_ledgers_work_hard(run: Run, queued: list[Pairing]) -> None:

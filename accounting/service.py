@@ -257,7 +257,7 @@ class Accountant:
             self._listener.event(event)
         for output in out:
             if isinstance(output, RequestRecord):
-                if self._by_request_id.get(output.request_id) not in self.ledger.state.open:
+                if not self.ledger.holds(self._by_request_id.get(output.request_id, -1)):
                     # A client may use an id twice: the other request may still be in flight.
                     self._by_request_id.pop(output.request_id, None)
                 self._recent[output.request_id] = output

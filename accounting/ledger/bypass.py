@@ -19,6 +19,9 @@ INTERVALS = 20
 TOLERANCE = 0.05
 """Excess below this part of the engine's count is noise."""
 
+MOST_TIMES = 8.0
+"""Answers that are not streamed decode at most this many times as fast as assumed."""
+
 STALE_US = 3_000_000
 """Counters older than this tell nothing of an interval."""
 
@@ -44,6 +47,13 @@ def note(backend: BackendState, work: Work, t0_us: int, t1_us: int) -> None:
         backend.compared = []
         return
     generated, prompt = engine
+    assumed = float(work.assumed.sum())
+    if assumed > 0:
+        # What is counted and not seen is first of all theirs whose answers are not streamed.
+        seen = (float(work.tokens.sum()) - assumed) * backend.tokens_per_event
+        work.assume(min(max(generated - seen, 0.0) / assumed, MOST_TIMES))
+        backend.compared = []
+        return
     ours = float(work.tokens.sum()) * backend.tokens_per_event
     backend.compared.append(Compared(ours, generated, float(work.prompt.sum()), prompt))
     del backend.compared[:-INTERVALS]

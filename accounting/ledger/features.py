@@ -43,6 +43,10 @@ class Work:
     decoded: Floats
     reads: Floats
     """Context read by the decoded tokens, summed."""
+    context: Floats
+    """Context that each of a request's tokens reads, on average."""
+    assumed: Floats
+    """Of the tokens, those assumed of answers that are not streamed and still under way."""
     steps: float
     others_tokens: float = 0.0
     others_prompt: float = 0.0
@@ -70,6 +74,13 @@ class Work:
             float(self.decoded.sum()) + self.others_tokens,
             float(self.reads.sum()) + self.others_tokens * self._mean(self.reads, self.decoded),
         ]
+
+    def assume(self, factor: float) -> None:
+        """Something tells how fast the unseen answers really decode: this many times what was assumed."""
+        more = self.assumed * (factor - 1.0)
+        self.assumed = self.assumed * factor
+        self.tokens, self.decoded = self.tokens + more, self.decoded + more
+        self.reads = self.decoded * self.context
 
     @staticmethod
     def _mean(reads: Floats, tokens: Floats) -> float:
@@ -121,7 +132,8 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
     unseen = (~flights.streamed[rows]) & (flights.seen[rows] == 0) & (end == 0)
     decoding_us = np.maximum(open_end - np.maximum(flights.pre1[rows], t0_us), 0)
     assumed = np.minimum(decoding_us, in_flight) / 1e6 * (backend.tokens_per_s * flights.seqs[rows])
-    tokens = np.where(unseen & (tokens == 0), assumed, tokens)
+    assumed = np.where(unseen & (tokens == 0), assumed, 0.0)
+    tokens += assumed
     firsts = ((first >= t0_us) & (first < t1_us) & (tokens > 0)).astype(np.float64)
     firsts = np.minimum(firsts * flights.seqs[rows], tokens)
     part = overlap(flights.pre0[rows], flights.pre1[rows], t0_us, t1_us)
@@ -142,7 +154,9 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
         prompt_reads=prompt * (cached + flights.uncached[rows] / 2),
         decoded=decoded,
         reads=decoded * context,
-        steps=_steps(tokens / sequences, through),
+        context=context,
+        assumed=assumed,
+        steps=_steps(tokens, sequences, through),
     )
 
 
@@ -163,7 +177,12 @@ def overlap(begin: Ints, end: Ints, t0_us: int, t1_us: int) -> Floats:
     return part
 
 
-def _steps(counts: Floats, through: NDArray[np.bool_]) -> float:
+def _steps(tokens: Floats, sequences: Floats, through: NDArray[np.bool_]) -> float:
+    single = through & (sequences == 1)
+    if single.any():
+        return float(np.median(tokens[single]))
+    counts = tokens / sequences
     if through.any():
-        return float(np.median(counts[through]))
+        # Some sequences of a request may have ended: those that go on tell the steps.
+        return float(np.quantile(counts[through], 0.9))
     return float(counts.max(initial=0.0))

@@ -68,8 +68,9 @@ _INTS = (
     "shared_uj",
 )
 # prompt: prompt tokens; uncached: those to compute; assumed: those to compute as first booked; done: tokens
-# generated in settled intervals; seqs: sequences (n times prompts) that decode side by side.
-_FLOATS = ("prompt", "uncached", "assumed", "done", "seqs")
+# generated in settled intervals; seqs: sequences (n times prompts) that decode side by side; guessed: tokens
+# charged on the guess that an unseen answer decodes.
+_FLOATS = ("prompt", "uncached", "assumed", "done", "seqs", "guessed")
 _BY_GPU = ("prefill_uj", "decode_uj", "covered_us", "uncovered_us")
 
 
@@ -89,6 +90,7 @@ class Flights:
     assumed: Floats
     done: Floats
     seqs: Floats
+    guessed: Floats
     prefill_uj: Ints
     decode_uj: Ints
     covered_us: Ints

@@ -72,6 +72,10 @@ class Ledger:
         """Requests in flight, or ended and not settled."""
         return len(self._flights)
 
+    def holds(self, handle: int) -> bool:
+        """Whether this request is in flight, or ended and not settled."""
+        return handle in self._flights.row
+
     def watermark_us(self, source: int) -> int:
         """Everything that this source saw before has been heard; 0 if it was never heard."""
         return self._watermarks.get(source, 0)
@@ -188,7 +192,7 @@ class Ledger:
             booking.correct(flights, row, backend, group.settled_us)
             claim_prompt(flights, row, group)
         elif event.status == "ok":
-            guess = Guess.of(flights, row, backend)
+            guess = Guess.of(flights, row)
             booking.book_unstreamed(flights, row, backend, group.settled_us)
             claim_unstreamed(flights, row, group, guess)
         booking.learn(flights, row, backend)
@@ -215,9 +219,14 @@ class Ledger:
         np.add.at(flights.seen, rows, counts)
         k = number(event.t_us)
         oldest = min((group.settled_us for group in self._groups.all), default=0)
-        if number(before_us) == k and k - number(oldest) < RING:
-            # The usual case: the whole tick lies in one interval that is open everywhere.
-            np.add.at(flights.tokens[:, k % RING], rows, counts.astype(np.float64))
+        if number(before_us) >= k - 1 and number(oldest) <= k - 1 and k - number(oldest) < RING:
+            # The usual case: the tick lies in one interval, or two, that are open everywhere.
+            begins = np.where(flights.first[rows] > 0, flights.first[rows], flights.start[rows])
+            begins = np.clip(begins, before_us, event.t_us)
+            edge_us = k * INTERVAL_US
+            before = np.clip(edge_us - begins, 0, None) / np.maximum(event.t_us - begins, 1)
+            np.add.at(flights.tokens[:, (k - 1) % RING], rows, counts * before)
+            np.add.at(flights.tokens[:, k % RING], rows, counts * (1.0 - before))
             return
         for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
             group = self._group(row)

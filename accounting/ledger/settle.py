@@ -82,6 +82,7 @@ def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
         if len(mine) and work.tokens.sum() > 0:
             backend.step_joules = work.step_joules(prices)
         others.append(work.others_joules(prices))
+        flights.guessed[mine] += work.assumed
         works.append(work)
         prefills.append(prefill)
         decodes.append(decode)

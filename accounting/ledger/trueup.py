@@ -20,7 +20,7 @@ from accounting.ledger.apportion import apportion
 from accounting.ledger.features import prompt_joules
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group, correct_decode, correct_lessons
-from accounting.ledger.state import BackendState, Claim
+from accounting.ledger.state import Claim
 
 MOST_TAKEN = 0.5
 """No request gives more than this part of what it was charged."""
@@ -64,16 +64,16 @@ class Guess(NamedTuple):
     pre1_us: int
     uncached: float
     prompt: float
-    tokens_per_s: float
+    tokens: float
 
     @classmethod
-    def of(cls, flights: Flights, row: int, backend: BackendState) -> Guess:
+    def of(cls, flights: Flights, row: int) -> Guess:
         return cls(
             int(flights.pre0[row]),
             int(flights.pre1[row]),
             float(flights.uncached[row]),
             float(flights.prompt[row]),
-            backend.tokens_per_s * float(flights.seqs[row]),
+            float(flights.guessed[row]),
         )
 
 
@@ -86,8 +86,9 @@ def _mend_lessons(flights: Flights, row: int, group: Group, guess: Guess, tokens
     reads = uncached * (prompt - uncached / 2)
     correct_lessons(group, column, int(flights.pre0[row]), int(flights.pre1[row]), uncached, reads)
     first, end = int(flights.first[row]), int(flights.end[row])
-    length_us = max(end - guess.pre1_us, 0)
-    correct_decode(group, column, guess.pre1_us, end, -guess.tokens_per_s * length_us / 1e6, guess.prompt)
+    correct_decode(
+        group, column, guess.pre1_us, max(group.settled_us, guess.pre1_us), -guess.tokens, guess.prompt
+    )
     if tokens and first:
         correct_decode(group, column, first, end, tokens, prompt + tokens / 2 / float(flights.seqs[row]))
 

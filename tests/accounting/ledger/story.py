@@ -186,6 +186,12 @@ class Story:
             )
         return handle
 
+    def tokens(self, handle: int, begin: float, end: float, count: int) -> None:
+        """Plan `count` more tokens of a request, evenly over [begin, end]."""
+        step = (us(end) - us(begin)) / max(count - 1, 1)
+        told = self._tokens_us.setdefault(handle, [])
+        self._tokens_us[handle] = sorted([*told, *(us(begin) + int(step * i) for i in range(count))])
+
     def plan(self, second: float, event: AnyEvent) -> None:
         """Tell an event at this second."""
         self._at(us(second), event)

@@ -40,8 +40,8 @@ class Group:
     """Intervals settled and not learnt from yet, oldest first."""
     claims: list[Claim] = field(default_factory=list)
     """Of requests that ended since the last interval was settled (`trueup.py`)."""
-    scale: float = 1.0
-    """How far measured energy has been above what the model says of late."""
+    scale: float | None = None
+    """None before the first interval with work. How far measured energy has been above what the model says of late."""
 
     @property
     def settled_us(self) -> int:
@@ -59,7 +59,9 @@ def learn(group: Group, works: list[Work], k: int, expected_j: float, energy_j: 
     if energy_j <= 0:
         return
     if expected_j > 0:
-        group.scale += SCALE_MEMORY * (min(energy_j / expected_j, MOST_SCALE) - group.scale)
+        ratio = min(energy_j / expected_j, MOST_SCALE)
+        # The first one says how far the priors are off; then the model learns, and this follows.
+        group.scale = ratio if group.scale is None else group.scale + SCALE_MEMORY * (ratio - group.scale)
     scaled = [np.array(work.sums()) * prior for work, prior in zip(works, group.priors, strict=True)]
     group.lessons.append(Lesson(k=k, x=np.concatenate(scaled).tolist(), energy_j=energy_j))
     # How much of a prompt was cached, and all of an answer not streamed, is known only at the end: wait.

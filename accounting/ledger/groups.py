@@ -102,7 +102,7 @@ class Groups:
         """What was learnt with this GPU holds no more."""
         for group in self.all:
             if any(g.gpu == gpu for g in group.gpus):
-                group.model, group.scale, group.lessons = WorkModel(len(group.backends)), 1.0, []
+                group.model, group.scale, group.lessons = WorkModel(len(group.backends)), None, []
 
     def _form(self) -> list[BookEntry]:
         """Find the groups anew: GPUs are together when a backend uses both."""
@@ -128,7 +128,7 @@ class Groups:
                     names=names,
                     model=WorkModel(len(names), self._models.get(key)),
                     priors=[self._prior(name) for name in names],
-                    scale=self._scales.get(key, 1.0),
+                    scale=self._scales.get(key),
                     lessons=self._lessons.get(key, []),
                     claims=self._claims.get(key, []),
                 )

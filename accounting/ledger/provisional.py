@@ -21,7 +21,7 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
     mine = [gpu for gpu in group.gpus if gpu.gpu in backend.gpus]
     if record.status in ("client_error", "rejected"):
         added = [0, 0]  # nothing is charged when it is settled either
-    elif group.model.windows and any(gpu.curve.recent_power_uw() is not None for gpu in mine):
+    elif group.scale is not None and any(gpu.curve.recent_power_uw() is not None for gpu in mine):
         prefill_j, decode_j = _open_work(flights, row, group, column)
         added = [round(prefill_j * group.scale * 1e6), round(decode_j * group.scale * 1e6)]
     else:

@@ -105,5 +105,5 @@ class LedgerState(msgspec.Struct):
     """By group: intervals not learnt from yet."""
     claims: dict[str, list[Claim]] = {}
     """By group: not met yet."""
-    scales: dict[str, float] = {}
+    scales: dict[str, float | None] = {}
     """By group: how far measured energy has been above what the model says of late."""

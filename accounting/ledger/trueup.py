@@ -103,7 +103,7 @@ def claim_unstreamed(flights: Flights, row: int, group: Group, guess: Guess) -> 
     told = flights.teller(row)
     tokens = float((told.usage.completion_tokens if told.usage is not None else None) or 0)
     _mend_lessons(flights, row, group, guess, tokens)
-    if not group.model.windows or per_token is None or settled <= int(flights.start[row]):
+    if group.scale is None or per_token is None or settled <= int(flights.start[row]):
         return
     prices, prompt = group.prices(column), float(flights.prompt[row])
     decoded = tokens * _part_before(int(flights.first[row]), int(flights.end[row]), settled)

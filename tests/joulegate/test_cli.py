@@ -70,11 +70,11 @@ def refused(said: Said, status: int) -> str:
 def test_help_names_every_command(tmp_path: Path) -> None:
     said = joulegate("--help", cwd=tmp_path)
     assert said.status == 0
-    assert all(f"  {command} " in said.out for command in ("serve", "demo", "replay"))
+    assert all(f"  {command} " in said.out for command in ("serve", "demo", "replay", "audit"))
     assert joulegate("--version", cwd=tmp_path).out.strip().endswith(__version__)
 
 
-@pytest.mark.parametrize("command", ["serve", "demo", "replay"])
+@pytest.mark.parametrize("command", ["serve", "demo", "replay", "audit"])
 def test_every_command_has_help(command: str, here: Path) -> None:
     done = told(command, "-h")
     assert (done.status, done.out.startswith("Usage: ")) == (0, True)

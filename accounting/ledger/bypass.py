@@ -10,7 +10,7 @@ from __future__ import annotations
 from accounting.events import EngineCounters
 from accounting.ledger.features import Work
 from accounting.ledger.intervals import INTERVAL_US
-from accounting.ledger.state import BackendState, Compared, Counted
+from accounting.ledger.state import BackendState, Compared, Counted, Guessed
 
 SAMPLES = 32
 INTERVALS = 20
@@ -18,6 +18,9 @@ INTERVALS = 20
 
 TOLERANCE = 0.05
 """Excess below this part of the engine's count is noise."""
+
+RIGHT = (0.7, 1.4)
+"""A guess within these factors of what the engine counts is left alone: the comparison is no better."""
 
 MOST_TIMES = 8.0
 """Answers that are not streamed decode at most this many times as fast as assumed."""
@@ -51,7 +54,12 @@ def note(backend: BackendState, work: Work, t0_us: int, t1_us: int) -> None:
     if assumed > 0:
         # What is counted and not seen is first of all theirs whose answers are not streamed.
         seen = (float(work.tokens.sum()) - assumed) * backend.tokens_per_event
-        work.assume(min(max(generated - seen, 0.0) / assumed, MOST_TIMES))
+        backend.guessed.append(Guessed(generated - seen, assumed))
+        del backend.guessed[:-INTERVALS]
+        if len(backend.guessed) >= INTERVALS // 2:
+            times = sum(g.engine for g in backend.guessed) / sum(g.assumed for g in backend.guessed)
+            if not RIGHT[0] < times < RIGHT[1]:
+                work.assume(min(max(times, 0.0), MOST_TIMES))
         backend.compared = []
         return
     ours = float(work.tokens.sum()) * backend.tokens_per_event

@@ -141,7 +141,8 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
     cached = np.maximum(flights.prompt[rows] - flights.uncached[rows], 0.0)
     decoded = tokens - firsts
     sequences = flights.seqs[rows]
-    context = flights.prompt[rows] + (flights.done[rows] + firsts + decoded / 2) / sequences
+    behind = (flights.done[rows] + firsts + decoded / 2) * backend.tokens_per_event
+    context = flights.prompt[rows] + behind / sequences
     through = (first > 0) & (first <= t0_us + (1 - THROUGHOUT) * INTERVAL_US)
     through &= (end == 0) | (end >= t1_us - (1 - THROUGHOUT) * INTERVAL_US)
     through &= ~unseen

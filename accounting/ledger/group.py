@@ -41,7 +41,7 @@ class Group:
     claims: list[Claim] = field(default_factory=list)
     """Of requests that ended since the last interval was settled (`trueup.py`)."""
     scale: float | None = None
-    """None before the first interval with work. How far measured energy has been above what the model says of late."""
+    """How far measured energy has been above what the model says of late. None before the first work."""
 
     @property
     def settled_us(self) -> int:

@@ -43,6 +43,13 @@ class Compared(msgspec.Struct, array_like=True):
     engine_prompt: float
 
 
+class Guessed(msgspec.Struct, array_like=True):
+    """One interval: tokens that the engine counted and nobody saw, and those assumed of unseen answers."""
+
+    engine: float
+    assumed: float
+
+
 class BackendState(msgspec.Struct):
     """One backend: its GPUs, and what was learnt of its requests."""
 
@@ -62,6 +69,7 @@ class BackendState(msgspec.Struct):
     """Tokens per stream event, of late; more than 1 under speculative decoding."""
     counted: list[Counted] = []
     compared: list[Compared] = []
+    guessed: list[Guessed] = []
     """What the engine counts, and how it compares with what is seen here, of late (`bypass.py`)."""
     waits: list[float] = []
     """Recent times to first token per prompt token of long prompts, in microseconds, newest last."""

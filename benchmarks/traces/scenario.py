@@ -54,6 +54,8 @@ class Scenario:
     """Tokens guessed per step (speculative decoding); one stream event brings all that were right."""
     bypass: float = 0.0
     """Share of the requests that reach the engine without passing the proxy."""
+    counters: bool = False
+    """Whether the engine's own counters are polled each second (vLLM's /metrics)."""
     sequences: int = 1
     """`n` of every request."""
     counter_period_s: float = 0.1
@@ -87,7 +89,18 @@ SCENARIOS = (
         engine_times=True,
     ),
     Scenario("8b-pieces", "8B, half, half unstreamed, no times", 71_014, 4.0, HARD, unstreamed=0.5),
-    Scenario("8b-bypass", "8B, half, 20 % bypass the proxy", 71_016, 4.0, None, bypass=0.2),
+    Scenario("8b-bypass", "8B, half, 20 % bypass, no counters", 71_016, 4.0, None, bypass=0.2),
+    Scenario("8b-counted", "8B, half, 20 % bypass, counters", 71_016, 4.0, HARD, bypass=0.2, counters=True),
+    Scenario(
+        "8b-pieces-counted",
+        "8B, half, half unstreamed, counters",
+        71_014,
+        4.0,
+        HARD,
+        unstreamed=0.5,
+        engine_times=True,
+        counters=True,
+    ),
 )
 
 

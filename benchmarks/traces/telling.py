@@ -14,6 +14,7 @@ from accounting.events import (
     AnyEvent,
     BackendDeclared,
     CounterReads,
+    EngineCounters,
     EngineTimes,
     FirstToken,
     MeterUp,
@@ -42,7 +43,7 @@ FIRST_HANDLE = 1
 
 Ints = NDArray[np.int64]
 Timed = list[tuple[float, int, AnyEvent]]
-STARTED, FIRST, READS, TICK, FINISHED = range(5)
+STARTED, FIRST, READS, TICK, COUNTERS, FINISHED = range(6)
 """Order of events of the same moment."""
 
 
@@ -77,8 +78,36 @@ def tell(scenario: Scenario, requests: list[Request], run: Run, reads: list[Read
     grid_s = np.arange(TICK_S, until_s + TICK_S, TICK_S)
     timed += _ticks(requests, run, passed_s, np.sort(np.concatenate([grid_s, ends_s])))
     timed += _reads(reads, grid_s)
+    if scenario.counters:
+        timed += _counters(requests, run, until_s)
     timed.sort(key=lambda entry: entry[:2])
     return [*_begin(scenario), *(event for _, _, event in timed)]
+
+
+def _counters(requests: list[Request], run: Run, until_s: float) -> Timed:
+    """The engine's totals about each second, over all requests, also those that the proxy does not see."""
+    generated = np.zeros(len(run.step_end_s) + 1)
+    prompt, cached = np.zeros_like(generated), np.zeros_like(generated)
+    for request, outcome in zip(requests, run.outcomes, strict=True):
+        prompt[outcome.first_step] += request.prompt_tokens
+        cached[outcome.first_step] += request.cached_tokens
+        for tokens, last in zip(request.outputs, outcome.last_steps, strict=True):
+            generated[outcome.first_step : last + 1] += tokens / (last + 1 - outcome.first_step)
+    totals = [np.cumsum(column) for column in (generated, prompt, cached)]
+    timed: Timed = []
+    for at_s in np.arange(0.37, until_s, 1.003):
+        step = int(np.searchsorted(run.step_end_s, at_s))
+        g, p, c = (int(total[step - 1]) if step else 0 for total in totals)
+        event = EngineCounters(
+            t_us=micros(at_s),
+            backend=BACKEND,
+            steps=step,
+            generation_tokens=g,
+            prompt_tokens=p,
+            cached_tokens=c,
+        )
+        timed.append((float(at_s), COUNTERS, event))
+    return timed
 
 
 def _begin(scenario: Scenario) -> list[AnyEvent]:

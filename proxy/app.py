@@ -31,6 +31,7 @@ from proxy.backends import Backend, Backends
 from proxy.engine_metrics import EngineMetrics, Pace
 from proxy.metrics import Metrics
 from proxy.relay import Relay, send_error
+from proxy.request_ids import RequestIds
 from proxy.routes import energy, models, ops
 from proxy.settings import Settings
 from proxy.state import State, Watcher
@@ -64,6 +65,7 @@ def create_app(settings: Settings, gpus: Sequence[str], *, version: str) -> Fast
         redirect_slashes=False,
     )
     errors.install(app)
+    app.add_middleware(RequestIds)
     app.include_router(ops.router)
     app.include_router(energy.router)
     if len(settings.backends) > 1:

@@ -248,6 +248,17 @@ def test_several_engines_make_one_list_of_models(two: Stack) -> None:
 # Operations
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/health", "/ready", "/metrics", "/v1/energy/requests", "/v1/energy/requests/nobody", "/v1/models"],
+)
+def test_every_answer_has_one_request_id(stack: Stack, path: str) -> None:
+    """Our own routes', and a GET that is passed on."""
+    answer = stack.client.get(path, headers={"x-request-id": "mine"})
+    assert answer.headers.get_list("x-request-id") == ["mine"]
+    assert len(stack.client.get(path).headers["x-request-id"]) >= 32
+
+
 def test_health_and_ready_say_so(stack: Stack) -> None:
     assert stack.client.get("/health").json() == {"status": "ok"}
     assert stack.client.get("/ready").json() == {"status": "ready", "reasons": [], "warnings": []}

@@ -19,6 +19,12 @@ INTERVALS = 20
 TOLERANCE = 0.05
 """Excess below this part of the engine's count is noise."""
 
+NEAR_US = 1_500_000
+"""Counters this near to an interval tell its steps and who ran."""
+
+MOST_STEPS = 1.5
+"""An interval has at most this many times the steps that the engine counted about then."""
+
 RIGHT = (0.7, 1.4)
 """A guess within these factors of what the engine counts is left alone: the comparison is no better."""
 
@@ -37,7 +43,7 @@ def count(backend: BackendState, event: EngineCounters) -> None:
     last = backend.counted[-1] if backend.counted else None
     if last is not None and (event.t_us <= last.t_us or event.generation_tokens < last.generated):
         backend.counted, backend.compared = [], []
-    backend.counted.append(Counted(event.t_us, event.generation_tokens, prompt))
+    backend.counted.append(Counted(event.t_us, event.generation_tokens, prompt, event.steps, event.running))
     del backend.counted[:-SAMPLES]
 
 
@@ -50,6 +56,8 @@ def note(backend: BackendState, work: Work, t0_us: int, t1_us: int) -> None:
         backend.compared = []
         return
     generated, prompt = engine
+    _trust_steps(backend.counted, work, t0_us, t1_us)
+    _trust_seats(backend.counted, work, t1_us)
     assumed = float(work.assumed.sum())
     if assumed > 0:
         # What is counted and not seen is first of all theirs whose answers are not streamed.
@@ -71,6 +79,30 @@ def note(backend: BackendState, work: Work, t0_us: int, t1_us: int) -> None:
     work.others_tokens /= backend.tokens_per_event
     pairs = [(c.ours_prompt, c.engine_prompt) for c in backend.compared]
     work.others_prompt = _excess(float(work.prompt.sum()), prompt, pairs)
+
+
+def _trust_steps(samples: list[Counted], work: Work, t0_us: int, t1_us: int) -> None:
+    """Tokens that were held up and come in a burst look like many steps: the engine knows better."""
+    first, last = samples[0], samples[-1]
+    if first.steps is None or last.steps is None or last.t_us <= first.t_us or last.steps < first.steps:
+        return
+    near = [s for s in samples if s.steps is not None and t0_us - NEAR_US <= s.t_us <= t1_us + NEAR_US]
+    if len(near) < 2 or near[-1].t_us <= near[0].t_us:
+        return
+    rate = ((near[-1].steps or 0) - (near[0].steps or 0)) / (near[-1].t_us - near[0].t_us)
+    counted = max(rate, 0.0) * (t1_us - t0_us)
+    work.steps = min(work.steps, MOST_STEPS * counted + 1.0)
+
+
+def _trust_seats(samples: list[Counted], work: Work, t1_us: int) -> None:
+    """No more unseen answers decode than the engine runs requests beside those that are seen to."""
+    running = next((s.running for s in reversed(samples) if s.t_us <= t1_us + NEAR_US), None)
+    unseen = int((work.assumed > 0).sum())
+    if running is None or not unseen:
+        return
+    seats = max(running - int(((work.tokens > 0) & (work.assumed == 0)).sum()), 0)
+    if seats < unseen:
+        work.assume(seats / unseen)
 
 
 def _between(samples: list[Counted], t0_us: int, t1_us: int) -> tuple[float, float] | None:

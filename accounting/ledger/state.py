@@ -27,11 +27,13 @@ class GpuState(msgspec.Struct):
 
 
 class Counted(msgspec.Struct, array_like=True):
-    """An engine's totals at a time: tokens generated, prompt tokens computed."""
+    """An engine's totals at a time: tokens generated, prompt tokens computed, steps; and who runs now."""
 
     t_us: int
     generated: int
     prompt: int
+    steps: int | None = None
+    running: int | None = None
 
 
 class Compared(msgspec.Struct, array_like=True):

@@ -31,9 +31,10 @@ OPERATIONS = (DOCS / "operations.md").read_text()
 GROUPS: dict[str, click.Group] = {"joulegate": joulegate, "python -m simulator": simulator}
 COMMAND = re.compile(rf"^(?:\.venv/bin/)?({'|'.join(GROUPS)})((?: .*)?)$")
 
-HOSTS = re.compile(
-    r"pypi\.org|pythonhosted|npmjs\.|deb\.debian|ghcr\.io|docker\.io|--index-url|--extra-index"
-)
+# Hosts of package and image registries, written in halves so that this file passes its own test.
+HALVES = [("py", r"pi\.org"), ("python", "hosted"), ("npm", r"js\."), ("deb", r"\.debian"), ("ghcr", r"\.io")]
+HALVES += [("docker", r"\.io"), (" --index", "-url"), ("--extra", "-index")]
+HOSTS = re.compile("|".join(first + second for first, second in HALVES))
 MACHINES = re.compile(r"(?<![\w.])/(?:work|root|home)/\w")
 
 
@@ -149,7 +150,7 @@ def test_no_file_names_a_registry_or_a_path_of_somebodys_machine() -> None:
     files = [ROOT / name for name in listed.decode().split("\0") if name]
     assert Path(__file__) in files
     for file in files:
-        if file.is_file() and file != Path(__file__):
+        if file.is_file():
             text = file.read_bytes().decode("utf-8", "replace")
             found = [*HOSTS.findall(text), *MACHINES.findall(text)]
             assert not found, file.relative_to(ROOT)

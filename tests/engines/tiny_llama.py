@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_LENGTH: Final = 2048
+MAX_LENGTH: Final = 16_384
 HIDDEN: Final = 256
 LAYERS: Final = 4
 HEADS: Final = 4

@@ -12,7 +12,7 @@ from tests.parity.lifecycle import SLOTS
 from tests.parity.pair import Pair
 from tests.parity.proxy_process import ProxyProcess
 
-OPTIONS = ["--served-model-name", "simulated", "--max-num-seqs", str(SLOTS), "--max-model-len", "2048"]
+OPTIONS = ["--served-model-name", "simulated", "--max-num-seqs", str(SLOTS), "--max-model-len", "16384"]
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,26 @@ answered garbage; `aborted` the client went away; `lost` the proxy itself died; 
 proxy before it reached an engine.
 """
 
-MeterMethod = Literal["nvml-counter", "nvml-power", "none"]
-"""How joules are read, best first: the energy counter, power integrated over time, not at all."""
+MeterMethod = Literal[
+    "nvml-counter",
+    "nvml-power",
+    "zeusd-counter",
+    "zeusd-power",
+    "dcgm-counter",
+    "dcgm-power",
+    "rapl",
+    "estimate",
+    "none",
+]
+"""How joules are read.
+
+Of a GPU, best first: by NVML here or by a joulegate meter on its node; from a zeusd; from a DCGM exporter.
+Each from the energy counter, or from power integrated over time. Of a host: its RAPL counters, or an estimate
+from its configured power. `none`: not at all.
+"""
+
+LASTING_COUNTERS: frozenset[MeterMethod] = frozenset({"nvml-counter", "zeusd-counter", "dcgm-counter"})
+"""Methods whose values go on where they were when a meter comes back. The others begin at 0 each time."""
 
 
 HANDLE_BITS = 40
@@ -80,6 +98,8 @@ class MeterUp(Event, tag="meter", frozen=True, kw_only=True):
     simulated: bool = False
     lag_us: int = 0
     power_limit_mw: int | None = None
+    period_us: int = 0
+    """Time between two changes of what is served, where that is longer than the counter's own period."""
 
 
 class MeterDown(Event, tag="meter_down", frozen=True, kw_only=True):

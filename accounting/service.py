@@ -22,12 +22,9 @@ from accounting.clock import Clock
 from accounting.events import (
     AnyEvent,
     BackendDeclared,
-    CounterReads,
     EngineCounters,
     EngineTimes,
     FirstToken,
-    MeterDown,
-    MeterUp,
     RequestFinished,
     RequestStarted,
     RequestTimes,
@@ -38,6 +35,8 @@ from accounting.events import (
 )
 from accounting.journal import Journal, JournalError
 from accounting.ledger import Ledger
+from accounting.meters.contract import Meter
+from accounting.meters.several import Several
 from accounting.records import Output, RequestRecord
 
 log = logging.getLogger(__name__)
@@ -49,13 +48,6 @@ RECENT = 2_000
 """Settled records kept in memory, for whoever asks before the store has them."""
 
 SOURCE = 0
-
-
-class Meter(Protocol):
-    """What the accountant needs of a meter."""
-
-    def set_busy(self, busy: bool) -> None: ...
-    def drain(self) -> Sequence[MeterUp | MeterDown | CounterReads]: ...
 
 
 class Sink(Protocol):
@@ -72,16 +64,6 @@ class Listener(Protocol):
 
     def event(self, event: AnyEvent) -> None: ...
     def output(self, output: Output) -> None: ...
-
-
-class NoMeter:
-    """For a service without any GPU that can be measured."""
-
-    def set_busy(self, busy: bool) -> None:
-        del busy
-
-    def drain(self) -> Sequence[MeterUp | MeterDown | CounterReads]:
-        return ()
 
 
 class Accountant:
@@ -101,7 +83,7 @@ class Accountant:
         self.clock = clock
         self.ledger = Ledger()
         self.journal = journal
-        self._sink, self._meter, self._listener = sink, meter or NoMeter(), listener
+        self._sink, self._meter, self._listener = sink, meter or Several(), listener
         self._version, self._keep_segments = version, keep_segments
         self._outputs: list[Output] = []
         self._counts: dict[int, int] = {}

@@ -21,12 +21,11 @@ import msgspec
 from accounting.clock import Clock
 from accounting.events import CounterReads, MeterDown, MeterUp
 from accounting.meters.child import COMMAND, Child
+from accounting.meters.contract import MeterError, MeterEvent
 from accounting.meters.ring import Read
 from accounting.meters.wire import Config, GpuInfo, Listing
 
 __all__ = ["GpuInfo", "MeterError", "MeterEvent", "NvmlMeter", "list_gpus"]
-
-MeterEvent = MeterUp | MeterDown | CounterReads
 
 STALE_PERIODS = 5
 STALE_LEAST_S = 2.0
@@ -37,10 +36,6 @@ START_S = 10.0
 
 FIRST_RESTART_S, LAST_RESTART_S = 0.5, 30.0
 LIST_TIMEOUT_S = 30.0
-
-
-class MeterError(Exception):
-    """The GPUs cannot be read at all. The message says what to do."""
 
 
 class _Gpu:

@@ -45,6 +45,12 @@ class ListMeter:
         self.busy: list[bool] = []
         """Every change of set_busy."""
 
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
     def set_busy(self, busy: bool) -> None:
         if self.busy[-1:] != [busy]:
             self.busy.append(busy)

@@ -26,6 +26,7 @@ proxy before it reached an engine.
 MeterMethod = Literal[
     "nvml-counter",
     "nvml-power",
+    "nvml-power-average",
     "zeusd-counter",
     "zeusd-power",
     "dcgm-counter",
@@ -37,7 +38,8 @@ MeterMethod = Literal[
 """How joules are read.
 
 Of a GPU, best first: by NVML here or by a joulegate meter on its node; from a zeusd; from a DCGM exporter.
-Each from the energy counter, or from power integrated over time. Of a host: its RAPL counters, or an estimate
+Each from the energy counter, or from power integrated over time (`nvml-power-average`: from a mean over the
+last second, which hides short bursts). Of a host: its RAPL counters, or an estimate
 from its configured power. `none`: not at all.
 """
 
@@ -100,6 +102,14 @@ class MeterUp(Event, tag="meter", frozen=True, kw_only=True):
     power_limit_mw: int | None = None
     period_us: int = 0
     """Time between two changes of what is served, where that is longer than the counter's own period."""
+    index: int | None = None
+    """Its place in the machine's own (PCI) order."""
+    source: str | None = None
+    """What is called for it, e.g. `nvmlDeviceGetTotalEnergyConsumption`."""
+    note: str | None = None
+    """Why nothing better is used; None where this is the best there is."""
+    new_epoch: bool = False
+    """The counter started over or jumped: what was drawn since the last read before this is not known."""
 
 
 class MeterDown(Event, tag="meter_down", frozen=True, kw_only=True):
@@ -109,6 +119,67 @@ class MeterDown(Event, tag="meter_down", frozen=True, kw_only=True):
     gpu: str
     code: str
     message: str
+
+
+class CrossCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The energy counter beside power summed over the same time, both in millijoules.
+
+    They agree when they differ by no more than `allowed_mj`: a tenth, and what the counter's steps leave open.
+    """
+
+    over_us: int
+    counter_mj: int
+    power_mj: int
+    allowed_mj: int
+
+    @property
+    def agrees(self) -> bool:
+        return abs(self.counter_mj - self.power_mj) <= self.allowed_mj
+
+
+class MeterQuality(Event, tag="meter_quality", frozen=True, kw_only=True):
+    """How well a GPU is measured, as far as it is known. The ledger does not hear it.
+
+    Calls are those for its energy, of late. `counter_period_us` is the time between two steps of its counter,
+    `counter_jitter_us` their standard deviation from an even beat; both are learnt from the reads. The
+    counter's lag cannot be seen in its reads: it is what a calibration said.
+    """
+
+    t_us: int
+    gpu: str
+    read_period_us: int | None = None
+    """Time between two reads now."""
+    call_p50_us: int | None = None
+    call_p95_us: int | None = None
+    counter_period_us: int | None = None
+    counter_jitter_us: int | None = None
+    counter_lag_us: int | None = None
+    check: CrossCheck | None = None
+    warning: str | None = None
+    """What an operator should know: slow calls, or a counter that power contradicts."""
+
+
+class GpuTelemetry(Event, tag="gpu", frozen=True, kw_only=True):
+    """What a GPU says of itself, once per second or seldomer. None where it does not say.
+
+    `clock_reasons` are the names of what holds its clocks down, such as `sw_power_cap`; one that has no name
+    here is its bit, such as `0x400`. The ledger does not hear it.
+    """
+
+    t_us: int
+    gpu: str
+    power_mw: int | None = None
+    power_limit_mw: int | None = None
+    """The limit in force."""
+    default_power_limit_mw: int | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    clock_reasons: list[str] | None = None
+    utilization_percent: int | None = None
+    """Part of the last sampling period in which a kernel ran: NVML's figure, not how full the GPU was."""
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_c: int | None = None
 
 
 class CounterReads(Event, tag="reads", frozen=True, kw_only=True):
@@ -228,6 +299,8 @@ AnyEvent = (
     | BackendDeclared
     | MeterUp
     | MeterDown
+    | MeterQuality
+    | GpuTelemetry
     | CounterReads
     | RequestStarted
     | FirstToken

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from accounting.events import CounterReads, MeterDown, MeterUp
+from accounting.events import CounterReads, GpuTelemetry, MeterDown, MeterQuality, MeterUp
 
-MeterEvent = MeterUp | MeterDown | CounterReads
+MeterEvent = MeterUp | MeterDown | MeterQuality | GpuTelemetry | CounterReads
 
 
 class MeterError(Exception):

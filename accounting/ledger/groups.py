@@ -54,7 +54,7 @@ class Groups:
 
     def meter_up(self, event: MeterUp) -> None:
         gpu = self._gpu(event.gpu, event.t_us)
-        if event.method != gpu.method or event.method not in LASTING_COUNTERS:
+        if event.new_epoch or event.method != gpu.method or event.method not in LASTING_COUNTERS:
             gpu.curve.break_epoch()  # integrated power starts at 0 whenever its meter starts
         gpu.method, gpu.simulated = event.method, event.simulated
         gpu.curve.lag_us = event.lag_us

@@ -124,7 +124,7 @@ class MeterDown(Event, tag="meter_down", frozen=True, kw_only=True):
 class CrossCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The energy counter beside power summed over the same time, both in millijoules.
 
-    They agree when they differ by no more than `allowed_mj`: a tenth, and what the counter's steps leave open.
+    They agree when they differ by at most `allowed_mj`: a tenth, and what the counter's steps leave open.
     """
 
     over_us: int

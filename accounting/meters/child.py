@@ -10,9 +10,8 @@ import sys
 
 import msgspec
 
-from accounting.events import MeterDown, MeterUp
 from accounting.meters.ring import Read, Ring
-from accounting.meters.wire import BUSY, IDLE, Config, Told
+from accounting.meters.wire import BUSY, IDLE, Config, Said, Told
 
 COMMAND = (sys.executable, "-m", "accounting.meters.sampler")
 END_S = 5.0
@@ -50,19 +49,19 @@ class Child:
         with contextlib.suppress(BrokenPipeError):  # it has died: `ended` says so
             self._in.write(BUSY if busy else IDLE)
 
-    def drain(self) -> list[tuple[int, MeterUp | MeterDown | Read]]:
+    def drain(self) -> list[tuple[int, Said | Read]]:
         """What it said since the last call, each with the GPU's slot, in the order in which it was said."""
         records, lost = self._ring.drain()  # first: what was told before these reads can then be heard
         self.lost_reads += lost
         self._hear()
-        merged: list[tuple[int, MeterUp | MeterDown | Read]] = []
+        merged: list[tuple[int, Said | Read]] = []
         for number, read in records:
             self._take_told(number, merged)
             merged.append((read.gpu, read))
         self._take_told(records[-1][0] + 1 if records else self._ring.head, merged)
         return merged
 
-    def _take_told(self, number: int, merged: list[tuple[int, MeterUp | MeterDown | Read]]) -> None:
+    def _take_told(self, number: int, merged: list[tuple[int, Said | Read]]) -> None:
         """Move what was said before the record `number` was written."""
         while self._told and self._told[0].after <= number:
             told = self._told.pop(0)

@@ -19,11 +19,11 @@ from pathlib import Path
 import msgspec
 
 from accounting.clock import Clock
-from accounting.events import CounterReads, MeterDown, MeterUp
+from accounting.events import CounterReads, GpuTelemetry, MeterDown, MeterQuality, MeterUp
 from accounting.meters.child import COMMAND, Child
 from accounting.meters.contract import MeterError, MeterEvent
 from accounting.meters.ring import Read
-from accounting.meters.wire import Config, GpuInfo, Listing
+from accounting.meters.wire import Config, GpuInfo, Listing, Said
 
 __all__ = ["GpuInfo", "MeterError", "MeterEvent", "NvmlMeter", "list_gpus"]
 
@@ -147,7 +147,7 @@ class NvmlMeter:
         self._restart_at_us = now_us + int(self._restart_s * 1e6)
         self._restart_s = min(2 * self._restart_s, LAST_RESTART_S)
 
-    def _hear(self, slot: int, what: MeterUp | MeterDown | Read) -> None:
+    def _hear(self, slot: int, what: Said | Read) -> None:
         gpu = self._gpus.get(slot)
         if isinstance(what, MeterUp):
             if gpu is not None:
@@ -159,6 +159,8 @@ class NvmlMeter:
                 self._flush(gpu)
                 gpu.is_up = False
             self._say_down(what.t_us, what.gpu, what.code, what.message)
+        elif isinstance(what, GpuTelemetry | MeterQuality):
+            self._events.append(what)
         elif gpu is not None:
             self._hear_read(gpu, what)
 

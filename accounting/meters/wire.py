@@ -8,9 +8,22 @@ from __future__ import annotations
 
 import msgspec
 
-from accounting.events import MeterDown, MeterMethod, MeterUp
+from accounting.events import GpuTelemetry, MeterDown, MeterMethod, MeterQuality, MeterUp
 
 BUSY, IDLE = b"B", b"I"
+
+Said = MeterUp | MeterDown | MeterQuality | GpuTelemetry
+
+
+class SourceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to read a GPU's energy: what is called, whether it answers, and what a call costs."""
+
+    name: str
+    method: MeterMethod
+    problem: str | None = None
+    """NVML's name for why it cannot be used; None where it can."""
+    call_us: int | None = None
+    """Median duration of a call in microseconds."""
 
 
 class GpuInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,12 +37,18 @@ class GpuInfo(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool
     method: MeterMethod
     problem: str | None = None
+    sources: list[SourceInfo] = []
+    """Every way to read its energy, best first. The first without a problem is the one in use."""
+    mig: list[str] | None = None
+    """UUIDs of its MIG instances; None where MIG is off. They share this GPU's energy: none has its own."""
+    memory_bytes: int | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What the child is to do: with `ring_fd` sample into that ring, without list the GPUs and end.
 
     `gpus` are UUIDs, None for all. `offset_us` is the parent's `Clock`. Periods are in seconds.
+    `counter_lag_us` is how far the counter trails the truth, where that has been calibrated.
     """
 
     ring_fd: int | None = None
@@ -38,17 +57,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     idle_period_s: float = 1.0
     gpus: list[str] | None = None
     library: str | None = None
+    counter_lag_us: int | None = None
+    better_s: float = 30.0
+    """How long a GPU that is not read the best way goes on so before the best way is tried again."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of a GPU's state, said before the ring's record number `after` was written.
+    """What is said of a GPU besides its reads, said before the ring's record number `after` was written.
 
     `slot` is the number under which the ring speaks of this GPU.
     """
 
     after: int
     slot: int
-    event: MeterUp | MeterDown
+    event: Said
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-MAGIC = b"JGBOARD1"
+MAGIC = b"JGBOARD2"
 MAX_RULES = 64
 RING_POINTS = 65_536
 FOREVER = 0xFFFF_FFFF
@@ -68,12 +68,16 @@ class GpuStruct(ctypes.Structure):
         ("power_limit_mw", ctypes.c_int64),
         ("idle_power_mw", ctypes.c_int64),
         ("memory_bytes", ctypes.c_uint64),
+        ("default_limit_mw", ctypes.c_int64),
+        ("mig_count", ctypes.c_int64),
         ("period_us", ctypes.c_int64),
         ("jitter_us", ctypes.c_int64),
         ("lag_us", ctypes.c_int64),
         ("seed", ctypes.c_uint64),
         ("base_uj", ctypes.c_int64),
         ("frozen_us", ctypes.c_int64),
+        ("counter_ppm", ctypes.c_int64),
+        ("shown_power_mw", ctypes.c_int64),
         ("head", ctypes.c_uint64),
         ("ring", PointStruct * RING_POINTS),
     )
@@ -88,6 +92,8 @@ class GpuSpec:
     power_limit_w: float
     idle_power_w: float
     memory_bytes: int = 80 * 2**30
+    mig_instances: int = 0
+    """MIG instances that it is split into (at most 7); 0: MIG is off."""
 
     def numbered(self, n: int) -> GpuSpec:
         """The same model with the n-th UUID, for a machine with several (0 <= n < 65536)."""
@@ -142,7 +148,8 @@ class Board:
             gpu.uuid, gpu.name = spec.uuid.encode(), spec.name.encode()
             gpu.power_limit_mw = round(spec.power_limit_w * 1000)
             gpu.idle_power_mw = round(spec.idle_power_w * 1000)
-            gpu.memory_bytes = spec.memory_bytes
+            gpu.default_limit_mw, gpu.counter_ppm = gpu.power_limit_mw, 1_000_000
+            gpu.memory_bytes, gpu.mig_count = spec.memory_bytes, spec.mig_instances
             gpu.period_us, gpu.jitter_us, gpu.lag_us, gpu.seed = period_us, jitter_us, lag_us, seed + index
             gpu.ring[0].t_us = now_us
             gpu.head = 1
@@ -227,9 +234,10 @@ class Board:
         count: int | None = None,
         delay_us: int = 0,
     ) -> None:
-        """Make calls of `function` (its NVML name, or "*") on a GPU return `code` and last `delay_us` longer.
+        """Make calls of `function` on a GPU return `code` and last `delay_us` longer.
 
-        The rule leaves the first `skip` calls alone and then holds for `count` calls (None: until `heal`).
+        `function` is NVML's name for it, "field 186" or "*". The rule leaves the first `skip` calls alone
+        and then holds for `count` calls (None: until `heal`).
         Code 0 with a delay is a slow call that succeeds. Raises RuntimeError when all rules are in use.
         """
         for rule in self._head().rules:
@@ -254,6 +262,22 @@ class Board:
     def freeze(self, gpu: int, frozen: bool) -> None:
         """Stop the counter at its present value, or let it go on (it then shows the truth again)."""
         self._gpus[gpu].frozen_us = monotonic_us() if frozen else 0
+
+    def jump(self, gpu: int, energy_j: float) -> None:
+        """Make the counter show that much more (or less) from now on, though nothing was drawn."""
+        self._gpus[gpu].base_uj -= round(energy_j * 1e6)
+
+    def distort(self, gpu: int, part: float) -> None:
+        """Make the counter show this part of the truth. To be said before anybody reads it."""
+        self._gpus[gpu].counter_ppm = round(part * 1e6)
+
+    def show_power(self, gpu: int, power_w: float | None) -> None:
+        """Make every power reading say this, whatever is drawn; None: the truth again."""
+        self._gpus[gpu].shown_power_mw = round((power_w or 0) * 1000)
+
+    def limit_power(self, gpu: int, power_w: float) -> None:
+        """Set the power limit that is shown as in force; what is drawn does not change by it."""
+        self._gpus[gpu].power_limit_mw = round(power_w * 1000)
 
     def close(self) -> None:
         """Unmap the file, which stays. Closing twice does nothing."""

@@ -13,6 +13,13 @@
  * of `lag` before. Powers are means over the last second (PowerUsage, POWER_AVERAGE: as on Ampere and newer
  * data-center parts) or the last 25 ms (POWER_INSTANT: the sensor's window, arXiv 2312.02741).
  *
+ * MIG instances have handles and UUIDs of their own and show their GPU's counter, as real ones do. A process
+ * that was forked from one that had called nvmlInit finds the library uninitialised.
+ *
+ * A fault rule names a function, "*" (all of a GPU's), or one field of nvmlDeviceGetFieldValues as "field 186".
+ * Fields 83 and 191 are the energy counter: a rule for nvmlDeviceGetTotalEnergyConsumption holds for them too,
+ * unless it says FUNCTION_NOT_FOUND, which is about the function only.
+ *
  * Driver version and device names end in " (simulated)" so that no figure is taken for a measured one.
  */
 #define _GNU_SOURCE
@@ -40,10 +47,10 @@ struct rule { /* a fault: after `skip` matching calls, the next `count` return `
     uint32_t skip, count; /* count FOREVER: until the rule is dropped */
     _Atomic uint32_t calls;
     uint64_t delay_us;
-    char function[64]; /* a function's name, or "*" */
+    char function[64]; /* a function's name, "field N", or "*" */
 };
 struct board {
-    char magic[8]; /* "JGBOARD1", written last */
+    char magic[8]; /* "JGBOARD2", written last */
     uint32_t gpu_count, ring_points;
     struct rule rules[MAX_RULES];
 };
@@ -54,10 +61,13 @@ struct gpu {
     char uuid[80], name[80];
     int64_t power_limit_mw, idle_power_mw;
     uint64_t memory_bytes;
+    int64_t default_limit_mw, mig_count;
     int64_t period_us, jitter_us, lag_us; /* the counter's staircase */
     uint64_t seed;
     int64_t base_uj;            /* true energy when the driver was loaded: the counter's zero */
     _Atomic int64_t frozen_us;  /* the counter stands still since then; 0: it does not */
+    _Atomic int64_t counter_ppm; /* millionths of the truth that the counter shows */
+    _Atomic int64_t shown_power_mw; /* what power calls say, whatever is true; 0: the truth */
     _Atomic uint64_t head;
     struct point ring[RING_POINTS];
 };
@@ -72,14 +82,15 @@ int joulegate_sim_layout(char *out, size_t size) {
     SIZE(board) FIELD(board, magic) FIELD(board, gpu_count) FIELD(board, ring_points) FIELD(board, rules)
     SIZE(point) FIELD(point, t_us) FIELD(point, energy_uj)
     SIZE(gpu) FIELD(gpu, uuid) FIELD(gpu, name) FIELD(gpu, power_limit_mw) FIELD(gpu, idle_power_mw)
-    FIELD(gpu, memory_bytes) FIELD(gpu, period_us) FIELD(gpu, jitter_us) FIELD(gpu, lag_us) FIELD(gpu, seed)
-    FIELD(gpu, base_uj) FIELD(gpu, frozen_us) FIELD(gpu, head) FIELD(gpu, ring)
+    FIELD(gpu, memory_bytes) FIELD(gpu, default_limit_mw) FIELD(gpu, mig_count) FIELD(gpu, period_us) FIELD(gpu, jitter_us) FIELD(gpu, lag_us) FIELD(gpu, seed)
+    FIELD(gpu, base_uj) FIELD(gpu, frozen_us) FIELD(gpu, counter_ppm) FIELD(gpu, shown_power_mw) FIELD(gpu, head) FIELD(gpu, ring)
     return (int)n;
 }
 
 /* NVML's return codes and structures, as far as they are used here. */
 enum { OK = 0, UNINITIALIZED = 1, BAD_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TOO_SMALL = 7,
-       NO_DRIVER = 9 };
+       NO_DRIVER = 9, FUNCTION_NOT_FOUND = 13 };
+enum { MAX_MIG = 7 };
 typedef struct gpu *device;
 typedef struct { char legacy[16]; unsigned domain, bus, device, device_id, subsystem_id; char bus_id[32]; } pci_info;
 typedef struct { unsigned long long total, free, used; } memory;
@@ -96,6 +107,7 @@ typedef struct {
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic int users;
+static _Atomic pid_t owner; /* the process that called nvmlInit */
 static struct board *board;
 static struct gpu *gpus;
 
@@ -153,11 +165,12 @@ static uint64_t counter_mj(struct gpu *g) {
     int64_t k = now / g->period_us + 1;
     while (published_us(g, k) > now) k--;
     int64_t energy = true_uj(g, published_us(g, k) - g->lag_us) - g->base_uj;
-    return energy > 0 ? (uint64_t)energy / 1000 : 0;
+    return energy > 0 ? (uint64_t)((__int128)energy * atomic_load(&g->counter_ppm) / 1000000000) : 0;
 }
 
 static unsigned power_mw(struct gpu *g, int64_t window_us) { /* the mean over the window before now */
-    int64_t now = now_us(CLOCK_MONOTONIC);
+    int64_t now = now_us(CLOCK_MONOTONIC), shown = atomic_load(&g->shown_power_mw);
+    if (shown) return (unsigned)shown;
     return (unsigned)((true_uj(g, now) - true_uj(g, now - window_us)) * 1000 / window_us);
 }
 static unsigned instant_mw(struct gpu *g) { return power_mw(g, 25000); }
@@ -167,10 +180,11 @@ static int is_busy(struct gpu *g) { return instant_mw(g) > g->idle_power_mw * 6 
 /* ---- faults ---- */
 
 static int fault(int index, const char *function) {
+    int all = strncmp(function, "field ", 6); /* "*" has been asked by the function that reads fields */
     for (int i = 0; i < MAX_RULES; i++) {
         struct rule *r = &board->rules[i];
         if (!atomic_load(&r->active) || r->gpu != index) continue;
-        if (strcmp(r->function, "*") && strcmp(r->function, function)) continue;
+        if (strcmp(r->function, function) && (!all || strcmp(r->function, "*"))) continue;
         uint32_t call = atomic_fetch_add(&r->calls, 1);
         if (call < r->skip || (r->count != FOREVER && call - r->skip >= r->count)) continue;
         int code = r->code; /* before the wait: the rule may be dropped and used anew meanwhile */
@@ -181,10 +195,30 @@ static int fault(int index, const char *function) {
     return OK;
 }
 
-#define ENTER_LIBRARY() do { if (!users) return UNINITIALIZED; \
+static int field_fault(int index, unsigned field) {
+    char name[32];
+    snprintf(name, sizeof name, "field %u", field);
+    int code = fault(index, name);
+    if (code || (field != 83 && field != 191)) return code;
+    code = fault(index, "nvmlDeviceGetTotalEnergyConsumption");
+    return code == FUNCTION_NOT_FOUND ? OK : code;
+}
+
+/* A MIG instance's handle points into its GPU, 1 + its number bytes behind the beginning. */
+static device whole(device handle, int *instance) { /* the GPU of a handle; NULL where it is none */
+    ptrdiff_t at = (char *)handle - (char *)gpus;
+    if (at < 0 || (size_t)at >= board->gpu_count * sizeof(struct gpu)) return NULL;
+    struct gpu *g = &gpus[(size_t)at / sizeof(struct gpu)];
+    ptrdiff_t rest = (char *)handle - (char *)g;
+    if (instance) *instance = (int)rest - 1;
+    return rest <= g->mig_count ? g : NULL;
+}
+static device instance_of(device g, int64_t k) { return (device)((char *)g + 1 + k); }
+
+#define ENTER_LIBRARY() do { if (!users || getpid() != owner) return UNINITIALIZED; \
     int code_ = fault(LIBRARY, __func__); if (code_) return code_; } while (0)
-#define ENTER(g) do { if (!users) return UNINITIALIZED; \
-    if ((g) < gpus || (g) >= gpus + board->gpu_count) return BAD_ARGUMENT; \
+#define ENTER(g) do { if (!users || getpid() != owner) return UNINITIALIZED; \
+    if (!((g) = whole(g, NULL))) return BAD_ARGUMENT; \
     int code_ = fault((int)((g) - gpus), __func__); if (code_) return code_; } while (0)
 #define GETTER(function, type, ...) \
     int function(device g, type *out) { ENTER(g); *out = (type)__VA_ARGS__; return OK; }
@@ -211,7 +245,7 @@ static int map_board(void) {
     close(file);
     if (map == MAP_FAILED) return NO_DRIVER;
     struct board *b = map;
-    if (memcmp(b->magic, "JGBOARD1", 8) || b->ring_points != RING_POINTS || b->gpu_count > MAX_GPUS ||
+    if (memcmp(b->magic, "JGBOARD2", 8) || b->ring_points != RING_POINTS || b->gpu_count > MAX_GPUS ||
         sizeof *b + b->gpu_count * sizeof(struct gpu) > (size_t)info.st_size) {
         munmap(map, (size_t)info.st_size);
         return NO_DRIVER;
@@ -226,7 +260,7 @@ static int start(const char *function) { /* the board stays mapped after shutdow
     int code = board ? OK : map_board();
     pthread_mutex_unlock(&lock);
     if (!code) code = fault(LIBRARY, function);
-    if (!code) atomic_fetch_add(&users, 1);
+    if (!code) atomic_fetch_add(&users, 1), owner = getpid();
     return code;
 }
 int nvmlInit(void) { return start(__func__); }
@@ -241,6 +275,7 @@ const char *nvmlErrorString(int code) {
     case BAD_ARGUMENT: return "Invalid Argument";
     case NOT_SUPPORTED: return "Not Supported";
     case NOT_FOUND: return "Not Found";
+    case FUNCTION_NOT_FOUND: return "Function Not Found";
     case NO_DRIVER: return "Driver Not Loaded";
     case 15: return "GPU is lost";
     case 18: return "Driver/library version mismatch";
@@ -263,10 +298,21 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, device *out) {
     *out = &gpus[index];
     return fault((int)index, __func__);
 }
+static int uuid_of(char *out, unsigned size, const struct gpu *g, int instance) { /* -1: the GPU itself */
+    if (instance < 0) return put(out, size, g->uuid, "");
+    char name[96];
+    snprintf(name, sizeof name, "MIG-%c%s", 'a' + instance, g->uuid + 5);
+    return put(out, size, name, "");
+}
 int nvmlDeviceGetHandleByUUID(const char *uuid, device *out) {
     ENTER_LIBRARY();
-    for (unsigned i = 0; i < board->gpu_count; i++)
-        if (!strcmp(gpus[i].uuid, uuid)) { *out = &gpus[i]; return fault((int)i, __func__); }
+    for (unsigned i = 0; i < board->gpu_count; i++) {
+        char name[96];
+        for (int k = -1; k < gpus[i].mig_count; k++) {
+            uuid_of(name, sizeof name, &gpus[i], k);
+            if (!strcmp(name, uuid)) { *out = k < 0 ? &gpus[i] : instance_of(&gpus[i], k); return fault((int)i, __func__); }
+        }
+    }
     return NOT_FOUND;
 }
 static void bus_id(char *out, size_t size, unsigned index) { snprintf(out, size, "00000000:%02X:00.0", index + 1); }
@@ -283,7 +329,12 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char *id, device *out) {
 /* ---- a GPU ---- */
 
 int nvmlDeviceGetName(device g, char *out, unsigned size) { ENTER(g); return put(out, size, g->name, SIMULATED); }
-int nvmlDeviceGetUUID(device g, char *out, unsigned size) { ENTER(g); return put(out, size, g->uuid, ""); }
+int nvmlDeviceGetUUID(device g, char *out, unsigned size) {
+    int instance = -1;
+    if (users) whole(g, &instance);
+    ENTER(g);
+    return uuid_of(out, size, g, instance);
+}
 int nvmlDeviceGetPciInfo_v3(device g, pci_info *out) {
     ENTER(g);
     memset(out, 0, sizeof *out);
@@ -298,7 +349,7 @@ GETTER(nvmlDeviceGetTotalEnergyConsumption, unsigned long long, counter_mj(g))
 GETTER(nvmlDeviceGetPowerUsage, unsigned, average_mw(g))
 GETTER(nvmlDeviceGetEnforcedPowerLimit, unsigned, g->power_limit_mw)
 GETTER(nvmlDeviceGetPowerManagementLimit, unsigned, g->power_limit_mw)
-GETTER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, g->power_limit_mw)
+GETTER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, g->default_limit_mw)
 GETTER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, /* SwPowerCap or GpuIdle */
        (instant_mw(g) >= g->power_limit_mw * 99 / 100 ? 0x4 : is_busy(g) ? 0 : 0x1))
 GETTER(nvmlDeviceGetUtilizationRates, utilization, {is_busy(g) ? 100 : 0, is_busy(g) ? 100 : 0})
@@ -307,7 +358,7 @@ GETTER(nvmlDeviceGetMemoryInfo_v2, memory_v2, {out->version, g->memory_bytes, 0,
 int nvmlDeviceGetPowerManagementLimitConstraints(device g, unsigned *low, unsigned *high) {
     ENTER(g);
     *low = 200000; /* invented, like field 187 below */
-    *high = (unsigned)g->power_limit_mw;
+    *high = (unsigned)g->default_limit_mw;
     return OK;
 }
 int nvmlDeviceGetClockInfo(device g, int kind, unsigned *out) { /* MHz, like an H100's */
@@ -322,22 +373,39 @@ int nvmlDeviceGetTemperature(device g, int sensor, unsigned *out) { /* degrees C
     return OK;
 }
 int nvmlDeviceGetComputeRunningProcesses_v3(device g, unsigned *n, void *all) { ENTER(g); (void)all; return *n = 0, OK; }
-int nvmlDeviceGetMigMode(device g, unsigned *now, unsigned *next) { ENTER(g); *now = *next = 0; return OK; }
+int nvmlDeviceGetMigMode(device g, unsigned *now, unsigned *next) { ENTER(g); *now = *next = g->mig_count > 0; return OK; }
+GETTER(nvmlDeviceGetMaxMigDeviceCount, unsigned, (g->mig_count ? MAX_MIG : 0))
+int nvmlDeviceGetMigDeviceHandleByIndex(device g, unsigned index, device *out) {
+    ENTER(g);
+    if (index >= g->mig_count) return NOT_FOUND;
+    *out = instance_of(g, index);
+    return OK;
+}
+int nvmlDeviceIsMigDeviceHandle(device g, unsigned *out) {
+    int instance = -1;
+    if (users) whole(g, &instance);
+    ENTER(g);
+    *out = instance >= 0;
+    return OK;
+}
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(device g, device *out) { ENTER(g); *out = g; return OK; }
 
 int nvmlDeviceGetFieldValues(device g, int count, field_value *values) {
     ENTER(g);
     for (int i = 0; i < count; i++) {
         field_value *v = &values[i];
         int64_t begin = now_us(CLOCK_REALTIME);
-        v->code = OK;
+        v->code = field_fault((int)(g - gpus), v->field);
         v->type = 1; /* unsigned int */
         v->value.ull = 0;
-        switch (v->scope ? 0 : v->field) { /* scope 0: the GPU itself; no module, no memory */
+        switch (v->code ? -1 : v->scope ? 0 : (int)v->field) { /* scope 0: the GPU itself; no module, no memory */
         case 83: case 191: v->type = 3; v->value.ull = counter_mj(g); break; /* unsigned long long */
         case 185: v->value.u = average_mw(g); break;
         case 186: v->value.u = instant_mw(g); break;
         case 187: v->value.u = 200000; break;
-        case 188: case 189: case 190: case 192: v->value.u = (unsigned)g->power_limit_mw; break;
+        case 188: case 189: v->value.u = (unsigned)g->default_limit_mw; break;
+        case 190: case 192: v->value.u = (unsigned)g->power_limit_mw; break;
+        case -1: break;
         default: v->code = NOT_SUPPORTED;
         }
         v->timestamp = now_us(CLOCK_REALTIME);

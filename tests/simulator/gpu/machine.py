@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,9 @@ class Machines:
         self._directory, self._compiled = directory, compiled
         self._made: list[Machine] = []
 
-    def make(self, count: int = 1, **board: Any) -> Machine:
-        """A machine with `count` H100s; `board` goes to `Board.create`."""
-        gpus = [H100.numbered(n) for n in range(count)]
+    def make(self, count: int = 1, *, mig: int = 0, **board: Any) -> Machine:
+        """A machine with `count` H100s, each split into `mig` instances; `board` goes to `Board.create`."""
+        gpus = [replace(H100, mig_instances=mig).numbered(n) for n in range(count)]
         machine = Machine(self._directory / f"machine-{len(self._made)}", self._compiled, gpus, **board)
         self._made.append(machine)
         return machine

@@ -215,3 +215,76 @@ def test_without_a_compiler_the_error_says_what_to_install(
     monkeypatch.setenv("CC", str(tmp_path / "no-such-compiler"))
     with pytest.raises(library.LibraryError, match="does not start"):
         library.build(tmp_path)
+
+
+FIELDS = """
+device = nvml.nvmlDeviceGetHandleByIndex(0)
+answer([f.nvmlReturn for f in nvml.nvmlDeviceGetFieldValues(device, [83, 186, 185, 191])])
+"""
+
+
+def test_one_field_can_fail_alone(machines: Machines) -> None:
+    machine = machines.make()
+    machine.board.fault(0, "field 186", code=3)
+    assert machine.ask(FIELDS) == [0, 3, 0, 0]
+
+
+def test_a_gpu_without_the_counter_has_it_as_no_field_either(machines: Machines) -> None:
+    machine = machines.make()
+    machine.board.fault(0, ENERGY, code=3)
+    assert machine.ask(FIELDS) == [3, 0, 0, 3]
+    machine.board.heal()
+    machine.board.fault(0, ENERGY, code=13)  # an older library: only the function is missing
+    assert machine.ask(FIELDS) == [0, 0, 0, 0]
+
+
+def test_mig_instances_have_names_of_their_own_and_show_their_gpus_counter(machines: Machines) -> None:
+    machine = machines.make(2, mig=2)
+    machine.board.jump(1, 1_000)
+    machine.board.freeze(1, True)
+    code = """
+gpu = nvml.nvmlDeviceGetHandleByIndex(1)
+parts = [nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, k) for k in (0, 1)]
+names = [nvml.nvmlDeviceGetUUID(p) for p in parts]
+found = [nvml.nvmlDeviceGetHandleByUUID(name) for name in names]
+whole = [nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(p)) for p in found]
+read = [nvml.nvmlDeviceGetTotalEnergyConsumption(p) for p in (gpu, *found)]
+answer([nvml.nvmlDeviceGetMigMode(gpu), names, whole, read,
+    [nvml.nvmlDeviceIsMigDeviceHandle(p).value for p in (gpu, *found)]])
+"""
+    mode, names, whole, read, is_mig = machine.ask(code)
+    assert (mode, is_mig) == ([1, 1], [0, 1, 1])
+    assert len(set(names)) == 2
+    assert all(name.startswith("MIG-") for name in names)
+    assert whole == [machine.uuids[1]] * 2
+    assert len(set(read)) == 1
+    assert read[0] > 0
+
+
+def test_a_forked_child_finds_the_library_uninitialised(machines: Machines) -> None:
+    code = """
+import os
+device = nvml.nvmlDeviceGetHandleByIndex(0)
+pid = os.fork()
+if pid == 0:
+    try:
+        nvml.nvmlDeviceGetTotalEnergyConsumption(device)
+    except nvml.NVMLError as error:
+        os._exit(error.value)
+    os._exit(0)
+answer(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert machines.make().ask(code) == 1
+
+
+def test_power_can_be_made_impossible_and_the_counter_made_to_lie(machines: Machines) -> None:
+    machine = machines.make()
+    machine.board.show_power(0, 593_000)
+    read = "device = nvml.nvmlDeviceGetHandleByIndex(0)\nanswer([nvml.nvmlDeviceGetPowerUsage(device), "
+    read += "nvml.nvmlDeviceGetFieldValues(device, [186])[0].value.uiVal])"
+    assert machine.ask(read) == [593_000_000, 593_000_000]
+    energy = "answer(nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByIndex(0)))"
+    machine.board.jump(0, 100_000)
+    assert machine.ask(energy) >= 99_000_000
+    machine.board.distort(0, 0.5)
+    assert 49_000_000 < machine.ask(energy) < 60_000_000

@@ -93,7 +93,13 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     metrics = Metrics()
     watcher = Watcher(metrics)
     backends = Backends(
-        [Backend.of(b, list(gpus) if b.gpus == "all" else list(b.gpus)) for b in settings.backends]
+        [
+            Backend.of(b, list(gpus) if b.gpus == "all" else list(b.gpus), settings.health)
+            for b in settings.backends
+        ],
+        settings.routing,
+        settings.health,
+        settings.retry,
     )
     engine = connect(settings.store_url)
     stack.callback(engine.dispose)

@@ -15,6 +15,7 @@ pass through as the engine wrote them.
 from __future__ import annotations
 
 import json
+import math
 from typing import ClassVar
 
 from fastapi import FastAPI, Request
@@ -30,14 +31,28 @@ class ApiError(Exception):
     kind: ClassVar[str] = "server_error"
     default_code: ClassVar[str | None] = None
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
         self.code = code if code is not None else self.default_code
 
     def body(self) -> dict[str, dict[str, str | None]]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """`retry-after` in whole seconds (RFC 9110, 10.2.3), at least 1, where it is known."""
+        return (
+            {} if self.retry_after_s is None else {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
+        )
 
     def json_bytes(self) -> bytes:
         return json.dumps(self.body()).encode()
@@ -79,7 +94,7 @@ def install(app: FastAPI) -> None:
 
     async def api_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, ApiError)
-        return JSONResponse(error.body(), status_code=error.status)
+        return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
 
     async def http_error(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
@@ -21,7 +24,9 @@ from proxy import answer
 from proxy.ask import Ask, understand
 from proxy.backends import Backend, Backends
 from proxy.energy import energy_json, splice
-from proxy.errors import ApiError, BackendFailed, BackendUnavailable, BodyTooLarge
+from proxy.errors import ApiError, BackendFailed, BackendTimeout, BackendUnavailable, BodyTooLarge
+from proxy.hints import Hints
+from proxy.retry import Fault, is_failure
 from proxy.settings import Energy, Settings
 from proxy.stream import EventStream
 from proxy.upstream import Headers, Upstream, response_headers
@@ -58,13 +63,25 @@ class Relay:
         try:
             if error is not None:
                 raise error
-            backend = self._backends.choose(ask.model)
+            hints = self._backends.hints(ask.headers, ask.body)
+            backend = self._backends.choose(ask.model, session=hints.session, prefix=hints.prefix)
         except ApiError as refusal:
             self._reject(ask, refusal)
             await send_error(send, refusal, ask.request_id)
             return
         handle = self._open(ask, backend) if ask.accounted else None
-        exchange = Exchange(self._upstream, self._accountant, self._energy, ask, backend, handle, send)
+        exchange = Exchange(
+            self._upstream,
+            self._accountant,
+            self._energy,
+            ask,
+            backend,
+            handle,
+            send,
+            self._backends,
+            hints,
+            self._open,
+        )
         await exchange.run(receive)
 
     async def _read_body(self, receive: Receive) -> bytes:
@@ -123,8 +140,16 @@ class Exchange:
         backend: Backend,
         handle: int | None,
         send: Send,
+        backends: Backends,
+        hints: Hints,
+        open_on: Callable[[Ask, Backend], int],
     ) -> None:
         self._upstream, self._accountant, self._energy = upstream, accountant, energy
+        self._backends, self._hints, self._tried = backends, hints, [backend]
+        self._open = partial(open_on, ask)
+        self._engine_ok: bool | None = None
+        self._begun_s = self._first_s = self._last_s = time.monotonic()
+        self._tokens = 0
         self._ask, self._backend, self._handle, self._send = ask, backend, handle, send
         self._outcome = Outcome()
         self._answering = False
@@ -138,12 +163,11 @@ class Exchange:
         task = asyncio.current_task()
         assert task is not None
         watcher = asyncio.create_task(self._watch(receive, task))
-        self._backend.in_flight += 1
+        self._begin()
         try:
             await self._relay()
         except ApiError as error:
-            if isinstance(error, BackendUnavailable):
-                self._backend.up = False  # until it answers again: it is looked at often from now on
+            self._engine_ok = False
             self._fail(error)
             await self._tell(error)
         except asyncio.CancelledError:
@@ -156,7 +180,53 @@ class Exchange:
         finally:
             self._finish()
             watcher.cancel()
-            self._backend.in_flight -= 1
+            self._end()
+
+    def _begin(self) -> None:
+        self._backend.begin(self._hints.work)
+        self._engine_ok, self._begun_s = None, time.monotonic()
+
+    def _end(self) -> None:
+        tokens, ttft_s, itl_s = self._tokens, None, None
+        if tokens:
+            ttft_s = self._first_s - self._begun_s
+            itl_s = (self._last_s - self._first_s) / (tokens - 1) if tokens > 1 else None
+        self._backend.end(self._engine_ok, ttft_s, itl_s=itl_s, work=self._hints.work)
+
+    async def _dispatch(self, body: bytes) -> aiohttp.ClientResponse:
+        """Send it, on other replicas if the first cannot have it. Raises ApiError."""
+        while True:
+            engine: aiohttp.ClientResponse | None = None
+            failed: ApiError | None = None
+            failure: Fault | int
+            try:
+                engine = await self._upstream.send(self._backend, self._ask, body)
+                failure = engine.status
+            except ApiError as error:
+                failed, failure = error, fault_of(error)
+                if failure is Fault.REFUSED:
+                    self._backend.unreachable()
+            self._engine_ok = not is_failure(failure)
+            other = self._backends.again(
+                failure, self._tried, self._ask.model, session=self._hints.session, prefix=self._hints.prefix
+            )
+            if other is None:
+                if engine is not None:
+                    return engine
+                assert failed is not None
+                raise failed
+            if engine is not None:
+                engine.close()
+            why = f"backend {self._backend.id} gave {failure}; tried again on {other.id}"
+            self._end()
+            if self._handle is not None:
+                # A record for each try: the failed one's joules stay where they were drawn.
+                status = None if engine is None else engine.status
+                self._accountant.finish(self._handle, "engine_error", status, error=why)
+                self._handle = self._open(other)
+            self._backend = other
+            self._tried.append(other)
+            self._begin()
 
     async def _watch(self, receive: Receive, task: asyncio.Task[None]) -> None:
         """Cancel the exchange when the client goes away, so that the engine stops working for it."""
@@ -169,7 +239,7 @@ class Exchange:
     async def _relay(self) -> None:
         ask = self._ask
         forced = ask.forced_body is not None
-        engine = await self._upstream.send(self._backend, ask, ask.forced_body or ask.body)
+        engine = await self._dispatch(ask.forced_body or ask.body)
         if forced and 400 <= engine.status < 500:
             # Let the engine judge the client's own words: its answer may quote them.
             engine.close()
@@ -212,9 +282,11 @@ class Exchange:
         """Say what tokens came by, each once and before the end is said."""
         if events.tokens <= 0 or self._handle is None or self._closed:
             return
+        self._last_s = time.monotonic()
         if not self._seen_first:
-            self._seen_first = True
+            self._seen_first, self._first_s = True, self._last_s
             self._accountant.first(self._handle)
+        self._tokens += events.tokens
         self._accountant.tokens(self._handle, events.tokens)
         events.tokens = 0
 
@@ -318,12 +390,22 @@ def _status_of(http_status: int | None) -> Status:
     return "ok" if status < 400 else "client_error" if status < 500 else "engine_error"
 
 
+def fault_of(error: ApiError) -> Fault:
+    """How a try failed, from the error that `Upstream.send` raised."""
+    if isinstance(error, BackendUnavailable) or isinstance(error.__cause__, aiohttp.ConnectionTimeoutError):
+        return Fault.REFUSED
+    if isinstance(error, BackendTimeout):
+        return Fault.TIMEOUT
+    return Fault.GARBAGE if isinstance(error.__cause__, aiohttp.ClientResponseError) else Fault.CLOSED
+
+
 async def send_error(send: Send, error: ApiError, request_id: str) -> None:
     body = error.json_bytes()
     headers: Headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode("latin-1", "replace")),
+        *((name.encode(), value.encode()) for name, value in error.headers().items()),
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

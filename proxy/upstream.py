@@ -67,7 +67,8 @@ class Upstream:
                     skip_auto_headers=AUTO_HEADERS,
                 )
         except aiohttp.ClientConnectorError as error:
-            raise BackendUnavailable(f"backend {backend.id} cannot be reached: {error.strerror}") from error
+            message = f"backend {backend.id} cannot be reached: {error.strerror}"
+            raise BackendUnavailable(message, retry_after_s=1) from error
         except aiohttp.ConnectionTimeoutError as error:
             raise BackendTimeout(f"backend {backend.id} did not accept the connection in time") from error
         except TimeoutError as error:

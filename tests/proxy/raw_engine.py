@@ -78,6 +78,9 @@ class RawEngine:
             models = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model"}]}).encode()
             connection.wfile.write(whole(models))
             return
+        if request.line.startswith("GET /health"):
+            connection.wfile.write(whole(b"", status="404 Not Found"))
+            return
         self.received.append(request)
         script = self.scripts.pop(0)
         for number, piece in enumerate(script.pieces):

@@ -98,15 +98,17 @@ def test_with_several_backends_a_model_must_be_named(two: Stack) -> None:
 
 
 def test_an_engine_that_is_away_is_unavailable(two: Stack) -> None:
+    two.post(chat(model="lost"))  # it is down once it was asked, if not before
     request_id = new_id()
     answer = two.post(chat(model="lost"), request_id=request_id)
     assert answer.status_code == 503
+    assert int(answer.headers["retry-after"]) >= 1
     error = error_of(answer)
     assert error["code"] == "backend_unavailable"
     assert "away" in error["message"]
     record = two.record(request_id)
-    assert (record["status"], record["http_status"]) == ("engine_error", 503)
-    assert (record["backend"], record["error"]) == ("away", error["message"])
+    assert (record["status"], record["http_status"]) == ("rejected", 503)
+    assert (record["backend"], record["error"]) == (None, error["message"])
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from joulegate import __version__
 
 COMMANDS = {
     "serve": "run the proxy",
+    "meter": "measure this machine's GPUs for a joulegate on another one",
     "demo": "show joules per request on a simulated GPU",
     "replay": "compute the books of a journal or a trace again",
     "audit": "prove the books of the store",

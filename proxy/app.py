@@ -17,7 +17,6 @@ from accounting.events import AnyEvent, BackendDeclared
 from accounting.events import ModelCard as CardEvent
 from accounting.figures import Figures
 from accounting.journal import Journal
-from accounting.meters.meter import NvmlMeter
 from accounting.otlp.directory import Directory
 from accounting.otlp.receiver import Receiver
 from accounting.records import Output
@@ -29,6 +28,7 @@ from proxy import errors
 from proxy.ask import header
 from proxy.backends import Backend, Backends
 from proxy.engine_metrics import EngineMetrics, Pace
+from proxy.meters import build
 from proxy.metrics import Metrics
 from proxy.relay import Relay, send_error
 from proxy.request_ids import RequestIds
@@ -126,7 +126,8 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
                 model=CardEvent(**card.model_dump()) if card is not None else None,
             )
         )
-    meter = _meter(settings, backends, accountant.clock)
+    wanted = sorted({gpu for backend in backends.all for gpu in backend.gpus})
+    meter = build(settings, wanted, accountant.clock)
     if meter is not None:
         stack.callback(meter.close)
         accountant.attach(meter)
@@ -182,19 +183,6 @@ class _Listeners:
     def output(self, output: Output) -> None:
         for listener in self._listeners:
             listener.output(output)
-
-
-def _meter(settings: Settings, backends: Backends, clock: Clock) -> NvmlMeter | None:
-    wanted = sorted({gpu for backend in backends.all for gpu in backend.gpus})
-    if settings.meter.source == "none" or not wanted:
-        return None
-    return NvmlMeter(
-        clock,
-        gpus=wanted,
-        library=settings.meter.library,
-        busy_period_s=settings.meter.busy_period_s,
-        idle_period_s=settings.meter.idle_period_s,
-    )
 
 
 async def _tick(accountant: Accountant) -> None:

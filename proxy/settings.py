@@ -1,4 +1,4 @@
-"""Every setting: its name, default and meaning, in this one place.
+"""Every setting: its name, default and meaning, in this one place (and settings_meters.py, for length).
 
 Read from a YAML file and from the environment (`JOULEGATE_SERVER__PORT=8080`; the environment wins), checked
 as a whole: all faults are reported at once, each with its path. docs/settings.md is made from this file.
@@ -14,8 +14,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     AnyHttpUrl,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -31,13 +29,12 @@ from pydantic_settings import (
     SettingsError as EnvError,
 )
 
+from proxy.settings_base import Group
+from proxy.settings_meters import Host, Meter, MeterSource
+
 
 class SettingsError(Exception):
     """The configuration cannot be used. The message lists every fault with its path."""
-
-
-class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Server(Group):
@@ -89,19 +86,6 @@ class Backend(Group):
         if (url.path or "").rstrip("/").endswith("/v1"):
             raise ValueError("leave out the /v1 at the end")
         return url
-
-
-class Meter(Group):
-    source: Literal["nvml", "none"] = Field("nvml", description="How GPUs are measured.")
-    library: Path | None = Field(
-        None, description="Path of libnvidia-ml.so.1, where the system's loader does not find it."
-    )
-    busy_period_s: float = Field(
-        0.03, ge=0.005, le=1.0, description="Time between reads of the counter while requests run."
-    )
-    idle_period_s: float = Field(
-        1.0, ge=0.05, le=4.0, description="Time between reads of the counter when nothing runs."
-    )
 
 
 class Journal(Group):
@@ -257,6 +241,18 @@ class Settings(BaseSettings):
         description="The engines behind the proxy."
     )
     meter: Meter = Meter()
+    meters: list[MeterSource] = Field(
+        [],
+        description="Where GPUs are measured, best first, when that is not, or not only, this machine; then"
+        " nvml is one of them only if named.",
+    )
+    host: Host = Host()
+    pue: float | None = Field(
+        None,
+        ge=1,
+        description="Power usage effectiveness of the building: a factor on what is measured, kept apart from"
+        " it. Unknown when left out.",
+    )
     energy: Energy = Energy()
     timeouts: Timeouts = Timeouts()
     routing: Routing = Routing()
@@ -277,6 +273,9 @@ class Settings(BaseSettings):
         ids = [b.id for b in self.backends]
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"backends: the id {twice[0]!r} is used twice")
+        places = [m.url or m.source for m in self.meters]
+        if again := sorted({p for p in places if places.count(p) > 1}):
+            raise ValueError(f"meters: {again[0]} is named twice")
         return self
 
     @property

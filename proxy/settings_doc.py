@@ -67,6 +67,8 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in parts if part is not type(None))
     if origin is Literal:
         return " or ".join(f"`{part}`" for part in parts)
+    if origin is dict:
+        return f"{_type(parts[1])} by name"
     if origin is list:
         return f"list of {_type(parts[0])}"
     names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}

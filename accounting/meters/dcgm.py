@@ -43,13 +43,15 @@ class Row(msgspec.Struct):
 
 
 class Dcgm:
-    """A `remote.Source`. `update_s` is the exporter's collect interval; `host` leaves out rows of others.
+    """A `remote.Source`. `update_s` is the exporter's collect interval; `host`: only its rows.
 
     The host's name is in the label Hostname, or hostname from the exporter's version 4 on.
     """
 
-    def __init__(self, remote: Remote, *, update_s: float, host: str | None = None) -> None:
-        self.name = remote.name
+    def __init__(
+        self, remote: Remote, *, path: str = "/metrics", update_s: float = 30.0, host: str | None = None
+    ) -> None:
+        self.name, self._path = remote.name, path
         self._remote, self._update_us, self._host = remote, int(update_s * 1e6), host
         self.busy_period_s = self.idle_period_s = min(max(update_s / LOOKS, LEAST_LOOK_S), MOST_LOOK_S)
         self.stale_s = 3 * update_s + 5.0
@@ -58,7 +60,7 @@ class Dcgm:
 
     def open(self) -> list[MeterUp]:
         self._remote.open()
-        answer = self._remote.get("")
+        answer = self._remote.get(self._path)
         rows = self._rows(answer)
         if not rows:
             where = f" of {self._host}" if self._host is not None else ""
@@ -72,7 +74,7 @@ class Dcgm:
 
     def read(self, busy: bool) -> list[MeterEvent]:
         del busy  # it changes when it changes
-        answer = self._remote.get("")
+        answer = self._remote.get(self._path)
         rows = self._rows(answer)
         events: list[MeterEvent] = []
         for gpu, row in rows.items():

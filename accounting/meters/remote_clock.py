@@ -2,8 +2,8 @@
 
 Each exchange bounds it: what the other wrote down on receiving was not before we sent, and what it wrote
 down on sending was not after we received (NTP's four timestamps, RFC 5905 section 8, as bounds rather than a
-mean). Old bounds are widened by what clocks may drift apart, and all that hold are intersected. So the quickest
-round trips decide, drift is followed, and a step of either clock shows: the bounds no longer meet.
+mean). Old bounds are widened by what clocks may drift apart, and all that hold are intersected. So the
+quickest round trips decide, drift is followed, and a step of either clock shows: the bounds no longer meet.
 """
 
 from __future__ import annotations

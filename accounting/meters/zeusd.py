@@ -58,7 +58,7 @@ class Errors(msgspec.Struct):
 
 
 class Zeusd:
-    """A `remote.Source`. `names` gives GPUs their UUIDs, by PCI address or index; others are `node/address`."""
+    """A `remote.Source`. `names`: UUIDs by PCI address or index; a GPU without is called `node/address`."""
 
     busy_period_s = 0.1
     idle_period_s = 1.0

@@ -14,12 +14,12 @@ import click
 import uvicorn
 
 from accounting.journal import JournalError
-from accounting.meters.meter import MeterError, list_gpus
-from accounting.meters.wire import GpuInfo
+from accounting.meters.contract import MeterError
 from accounting.otlp import OtlpError
 from accounting.store.engine import StoreError
 from joulegate import __version__
 from proxy.app import create_app
+from proxy.meters import FoundGpu, look
 from proxy.settings import Settings, SettingsError, load
 
 DEFAULT_FILE = Path("joulegate.yaml")
@@ -77,7 +77,7 @@ def command(
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     listener = _listen(settings)
-    app = create_app(settings, [gpu.uuid for gpu in gpus if gpu.uuid is not None], version=__version__)
+    app = create_app(settings, [gpu.gpu for gpu in gpus], version=__version__)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -143,19 +143,17 @@ def _settings(
     )
 
 
-def _gpus(settings: Settings) -> list[GpuInfo]:
-    """The GPUs that can be measured. Ends the program where none is found and the settings want all."""
-    if settings.meter.source == "none":
-        return []
-    try:
-        return list_gpus(settings.meter.library)
-    except MeterError as error:
-        if any(backend.gpus == "all" for backend in settings.backends):
-            click.echo(NO_GPU.format(error=error), err=True)
-            sys.exit(2)
+def _gpus(settings: Settings) -> list[FoundGpu]:
+    """The GPUs that can be measured. Ends the program where a meter tells none and the settings want all."""
+    found = look(settings)
+    problems = [one.problem for one in found if one.problem is not None]
+    if problems and any(backend.gpus == "all" for backend in settings.backends):
+        click.echo(NO_GPU.format(error="\n".join(problems)), err=True)
+        sys.exit(2)
+    for problem in problems:
         # GPUs are named: they may come back, and requests are served meanwhile.
-        logging.getLogger(__name__).error("no GPU can be measured now: %s", error)
-        return []
+        logging.getLogger(__name__).error("not all GPUs can be measured now: %s", problem)
+    return list({gpu.gpu: gpu for one in reversed(found) for gpu in one.gpus}.values())
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -173,14 +171,14 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _banner(settings: Settings, gpus: list[GpuInfo], port: int) -> None:
+def _banner(settings: Settings, gpus: list[FoundGpu], port: int) -> None:
     host = settings.server.host
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     click.echo(f"joulegate listens on {base} (OpenAI base URL: {base}/v1)")
     for backend in settings.backends:
         click.echo(f"  backend {backend.id}: {backend.url}")
     for gpu in gpus:
-        click.echo(f"  GPU {gpu.uuid}: {gpu.name}")
+        click.echo(f"  GPU {gpu.gpu}: {gpu.device}")
     if not gpus:
         click.echo("  no GPU is measured: energies will be null")
     click.echo(f"  journal and store: {settings.data_dir}" + (" and SQL" if settings.database_url else ""))

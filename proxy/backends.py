@@ -15,7 +15,7 @@ from proxy.errors import BackendUnavailable, BadRequest, NotFound
 from proxy.health import Passive
 from proxy.hints import Hints, Reader
 from proxy.retry import Budget, Fault, may_retry
-from proxy.settings import Health, Retry, Routing
+from proxy.settings_routing import Health, Retry, Routing
 from proxy.stream import Fingerprint
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Backends:
             backend.passive.use(health)
 
     def hints(
-        self, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, length: int | None = None
+        self, headers: Sequence[tuple[bytes, bytes]], body: bytes | bytearray, *, length: int | None = None
     ) -> Hints:
         """What `choose` and `begin` want to know of a request; nothing is looked for without a choice.
 

@@ -17,7 +17,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
-from proxy.settings import Routing
+from proxy.settings_routing import Routing
 
 
 class Replica(Protocol):

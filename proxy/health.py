@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Literal
 
-from proxy.settings import Health
+from proxy.settings_routing import Health
 
 Circuit = Literal["closed", "open", "half_open"]
 

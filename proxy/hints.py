@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from proxy.settings import Routing
+from proxy.settings_routing import Routing
 
 BYTES_PER_TOKEN = 4
 """Bytes of English text per token, a common rule of thumb; only the order of backends depends on it."""
@@ -46,7 +46,7 @@ class Reader:
         self._wants_prefix = "prefix" in routing.affinity
 
     def read(
-        self, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, length: int | None = None
+        self, headers: Sequence[tuple[bytes, bytes]], body: bytes | bytearray, *, length: int | None = None
     ) -> Hints:
         """`body` may be only the beginning of it; `length` is then the bytes of the whole."""
         size = len(body) if length is None else length
@@ -57,13 +57,13 @@ class Reader:
         session = self._session(headers, text) if self._wants_session else None
         return Hints(session, self._prefix(text) if self._wants_prefix else None, work)
 
-    def _session(self, headers: Sequence[tuple[bytes, bytes]], text: bytes) -> str | None:
+    def _session(self, headers: Sequence[tuple[bytes, bytes]], text: bytes | bytearray) -> str | None:
         for name, value in headers:
             if name == self._header and value:
                 return value.decode("latin-1")
         found = None if self._field is None else self._field.search(text)
         return None if found is None else found[1].decode("utf-8", "replace")
 
-    def _prefix(self, text: bytes) -> bytes | None:
+    def _prefix(self, text: bytes | bytearray) -> bytes | None:
         found = _PROMPT.search(text)
-        return None if found is None else text[found.end() : found.end() + self._routing.prefix_bytes]
+        return None if found is None else bytes(text[found.end() : found.end() + self._routing.prefix_bytes])

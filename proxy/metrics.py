@@ -2,75 +2,129 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from accounting.events import AnyEvent, MeterDown, MeterUp
 from accounting.records import BookEntry, Output, RequestRecord
 from accounting.service import Accountant
+from proxy import settings_observe as settings
+from proxy.access_log import AccessLog
 from proxy.backends import Backends
+from proxy.operations import operation_of
+from proxy.tallies import Counters, Histograms, Names, Shown
+from proxy.telemetry import Telemetry
 
-JOULE_BUCKETS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+JOULES = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+JOULES_PER_TOKEN = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+
+# Bounds in seconds that OpenTelemetry's conventions for generative AI metrics advise.
+DURATION_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+PER_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+ENGINE = ("backend", "model")
+PAYER = (*ENGINE, "tenant")
+SERVED = ("gen_ai_operation_name", "gen_ai_request_model", "tenant")
 
 
 class Metrics:
     """Hears what the accountant says and concludes, and counts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: settings.Metrics | None = None) -> None:
+        bounds = bounds or settings.Metrics()
         self.registry = CollectorRegistry()
-        of_request = ("backend", "model")
-        self._requests = self._counter("requests", "Requests ended, by how.", (*of_request, "status"))
-        self._joules = self._counter(
-            "request_energy_joules", "GPU energy charged to requests, by phase.", (*of_request, "phase")
+        self._models, self._tenants = Names(bounds.max_models), Names(bounds.max_tenants)
+        self._requests = self._counters("requests", "Requests ended, by how.", (*PAYER, "status"))
+        self._joules = self._counters(
+            "request_energy_joules", "GPU energy charged to requests, by phase.", (*PAYER, "phase")
         )
-        self._tokens = self._counter("tokens", "Tokens as engines reported them.", (*of_request, "type"))
-        self._unmeasured = self._counter(
-            "requests_unmeasured", "Requests with time in flight that was not measured.", of_request
+        self._tokens = self._counters("tokens", "Tokens as engines reported them.", (*PAYER, "type"))
+        self._unmeasured = self._counters(
+            "requests_unmeasured", "Requests with time in flight that was not measured.", ENGINE
         )
-        self._histogram = Histogram(
-            "joulegate_request_energy",
-            "GPU energy of one request, in joules.",
-            of_request,
-            buckets=JOULE_BUCKETS,
-            registry=self.registry,
+        self._of_request = self._histograms(
+            "joulegate_request_energy", "GPU energy of one request, in joules.", ENGINE, JOULES
         )
-        self._books = self._counter(
+        self._per_token = self._histograms(
+            "joulegate_joules_per_output_token",
+            "GPU energy of one request over the tokens it generated.",
+            ENGINE,
+            JOULES_PER_TOKEN,
+        )
+        self._duration = self._histograms(
+            "gen_ai_server_request_duration_seconds",
+            "From dispatch to the last byte.",
+            (*SERVED, "error_type"),
+            DURATION_S,
+        )
+        self._ttft = self._histograms(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From dispatch to the first token, of requests that went well.",
+            SERVED,
+            TTFT_S,
+        )
+        self._per_token_s = self._histograms(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time of a token after the first, of requests that went well.",
+            SERVED,
+            PER_TOKEN_S,
+        )
+        self._books = self._counters(
             "books_joules",
             "Energy of each GPU by where it went; measured = requests + idle + unobserved + unmeasured.",
             ("gpu", "part"),
         )
-        self._uncovered = self._counter(
+        self._uncovered = self._counters(
             "books_uncovered_seconds", "Time of each GPU whose energy is not known.", ("gpu",)
         )
-        self._unbalanced = self._counter("books_unbalanced", "Intervals out of balance.", ("gpu",))
-        self._meter_up = Gauge(
-            "joulegate_meter_up", "Whether the GPU can be read.", ("gpu",), registry=self.registry
-        )
+        self._unbalanced = self._counters("books_unbalanced", "Intervals out of balance.", ("gpu",))
+        self._meter_up: dict[str, float] = {}
+        self.registry.register(Shown(self._meters))
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"joulegate_{name}", text, labels, registry=self.registry)
+    def _counters(self, name: str, text: str, labels: tuple[str, ...]) -> Counters:
+        counters = Counters(f"joulegate_{name}", text, labels)
+        self.registry.register(counters)
+        return counters
 
-    def observe(self, accountant: Accountant, backends: Backends) -> None:
+    def _histograms(
+        self, name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]
+    ) -> Histograms:
+        histograms = Histograms(name, text, labels, bounds)
+        self.registry.register(histograms)
+        return histograms
+
+    def observe(
+        self, accountant: Accountant, backends: Backends, access_log: AccessLog, telemetry: Telemetry
+    ) -> None:
         """Show the state of these as well, read whenever Prometheus asks."""
-        self.registry.register(_State(accountant, backends))
+        self.registry.register(Shown(lambda: _state(accountant)))
+        self.registry.register(Shown(lambda: _health(backends)))
+        self.registry.register(Shown(lambda: _told(access_log, telemetry)))
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
 
     def event(self, event: AnyEvent) -> None:
         if isinstance(event, MeterUp):
-            self._meter_up.labels(event.gpu).set(1)
+            self._meter_up[event.gpu] = 1.0
         elif isinstance(event, MeterDown):
-            self._meter_up.labels(event.gpu).set(0)
+            self._meter_up[event.gpu] = 0.0
 
     def output(self, output: Output) -> None:
-        if isinstance(output, BookEntry):
-            self._book(output)
-        else:
+        if isinstance(output, RequestRecord):
             self._request(output)
+        elif isinstance(output, BookEntry):
+            self._book(output)
+
+    def _meters(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("joulegate_meter_up", "Whether the GPU can be read.", labels=["gpu"])
+        for gpu, value in self._meter_up.items():
+            up.add_metric([gpu], value)
+        yield up
 
     def _book(self, entry: BookEntry) -> None:
         parts = {
@@ -81,47 +135,107 @@ class Metrics:
             "unmeasured": entry.unmeasured_uj,
         }
         for part, energy_uj in parts.items():
-            self._books.labels(entry.gpu, part).inc(energy_uj / 1e6)
-        self._uncovered.labels(entry.gpu).inc((entry.t1_us - entry.t0_us - entry.covered_us) / 1e6)
-        self._unbalanced.labels(entry.gpu).inc(2 * parts["measured"] != sum(parts.values()))
+            self._books.values[entry.gpu, part] += energy_uj / 1e6
+        self._uncovered.values[entry.gpu,] += (entry.t1_us - entry.t0_us - entry.covered_us) / 1e6
+        self._unbalanced.values[entry.gpu,] += 2 * parts["measured"] != sum(parts.values())
 
     def _request(self, record: RequestRecord) -> None:
+        status, tokens = record.status, record.completion_tokens
         # A model that no engine knew is any string a client likes: it gets no label of its own.
-        known = record.status in ("ok", "aborted")
-        labels = (record.backend or "", (record.model or "") if known else "")
-        self._requests.labels(*labels, record.status).inc()
+        known = status in ("ok", "aborted")
+        model = self._models.label(record.model or "") if known else ""
+        tenant = self._tenants.label(record.tenant or "")
+        engine = (record.backend or "", model)
+        payer = (*engine, tenant)
+        self._requests.values[(*payer, status)] += 1
         if record.prefill_uj is not None and record.decode_uj is not None:
-            self._joules.labels(*labels, "prefill").inc(record.prefill_uj / 1e6)
-            self._joules.labels(*labels, "decode").inc(record.decode_uj / 1e6)
-        if record.energy_uj is not None and record.status == "ok":
-            self._histogram.labels(*labels).observe(record.energy_uj / 1e6)
+            self._joules.values[(*payer, "prefill")] += record.prefill_uj / 1e6
+            self._joules.values[(*payer, "decode")] += record.decode_uj / 1e6
+        self._tokens.values[(*payer, "prompt")] += record.prompt_tokens or 0
+        self._tokens.values[(*payer, "cached")] += record.cached_tokens or 0
+        self._tokens.values[(*payer, "completion")] += tokens or 0
         if record.unmeasured_us:
-            self._unmeasured.labels(*labels).inc()
-        for kind in ("prompt", "cached", "completion"):
-            self._tokens.labels(*labels, kind).inc(getattr(record, f"{kind}_tokens") or 0)
+            self._unmeasured.values[engine] += 1
+        served = (operation_of(record.route), model, tenant)
+        duration_us = record.finished_us - record.started_us
+        self._duration.of((*served, "" if status == "ok" else status)).observe(duration_us / 1e6)
+        if status != "ok":
+            return
+        if (first_us := record.first_token_us) is not None:
+            self._ttft.of(served).observe((first_us - record.started_us) / 1e6)
+            if tokens is not None and tokens > 1:
+                per_token_us = (record.finished_us - first_us) / (tokens - 1)
+                self._per_token_s.of(served).observe(per_token_us / 1e6)
+        if record.energy_uj is not None:
+            self._of_request.of(engine).observe(record.energy_uj / 1e6)
+            if tokens:
+                self._per_token.of(engine).observe(record.energy_uj / 1e6 / tokens)
 
 
-class _State(Collector):
-    """Gauges read from what they show."""
+def _state(accountant: Accountant) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "joulegate_requests_in_flight", "Requests at work now.", value=accountant.in_flight
+    )
+    yield GaugeMetricFamily(
+        "joulegate_journal_pending_bytes",
+        "Journal bytes that the disk has not taken.",
+        value=accountant.journal.pending_bytes,
+    )
 
-    def __init__(self, accountant: Accountant, backends: Backends) -> None:
-        self._accountant, self._backends = accountant, backends
 
-    def collect(self) -> Iterator[Metric]:
-        yield GaugeMetricFamily(
-            "joulegate_requests_in_flight", "Requests at work now.", value=self._accountant.in_flight
-        )
-        yield GaugeMetricFamily(
-            "joulegate_journal_pending_bytes",
-            "Journal bytes that the disk has not taken.",
-            value=self._accountant.journal.pending_bytes,
-        )
-        up = GaugeMetricFamily("joulegate_backend_up", "Whether the engine answers.", labels=["backend"])
-        flying = GaugeMetricFamily(
-            "joulegate_backend_in_flight", "Requests at work on the engine now.", labels=["backend"]
-        )
-        for backend in self._backends.all:
-            up.add_metric([backend.id], 1.0 if backend.up else 0.0)
-            flying.add_metric([backend.id], backend.in_flight)
-        yield up
-        yield flying
+def _told(access_log: AccessLog, telemetry: Telemetry) -> Iterator[Metric]:
+    yield CounterMetricFamily(
+        "joulegate_access_log_dropped",
+        "Lines of the access log that could not be written.",
+        value=access_log.dropped,
+    )
+    spans = CounterMetricFamily(
+        "joulegate_spans", "Spans of requests, sent to the collector or lost.", labels=["outcome"]
+    )
+    spans.add_metric(["sent"], telemetry.sent)
+    spans.add_metric(["dropped"], telemetry.dropped)
+    yield spans
+
+
+def _health(backends: Backends) -> Iterator[Metric]:
+    """How the engines are, and what was done about those that are not well."""
+    now_s = time.monotonic()
+    up = _gauge("backend_up", "Whether the engine answers.")
+    ejected = _gauge(
+        "backend_ejected", "Whether its failures keep it from getting requests: 1, on trial 0.5."
+    )
+    flying = _gauge("backend_in_flight", "Requests at work on the engine now.")
+    work = _gauge("backend_work_tokens", "Tokens in flight on it, as far as can be guessed.")
+    draining = _gauge("backend_draining", "Requests on engines taken out of the settings.")
+    failed = _counter("backend_failures", "Tries that the engine failed.")
+    ejections = _counter("backend_ejections", "Times that its failures ejected it.")
+    retries = _counter("backend_retries", "Tries that failed here and were made again on another engine.")
+    for backend in backends.all:
+        names = [backend.id]
+        circuit = {"closed": 0.0, "half_open": 0.5, "open": 1.0}[backend.passive.circuit(now_s)]
+        up.add_metric(names, 1.0 if backend.up else 0.0)
+        ejected.add_metric(names, circuit)
+        flying.add_metric(names, backend.in_flight)
+        work.add_metric(names, backend.work)
+        failed.add_metric(names, backend.failed)
+        ejections.add_metric(names, backend.passive.ejections)
+        retries.add_metric(names, backend.retried)
+    leaving: dict[str, int] = {}
+    for backend in backends.leaving:
+        leaving[backend.id] = leaving.get(backend.id, 0) + backend.in_flight
+    for name, count in leaving.items():
+        draining.add_metric([name], count)
+    yield from (up, ejected, flying, work, draining, failed, ejections, retries)
+    yield CounterMetricFamily(
+        "joulegate_retries_refused",
+        "Retries that the rules allowed and the budget did not.",
+        value=backends.budget.refused,
+    )
+
+
+def _gauge(name: str, text: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"joulegate_{name}", text, labels=["backend"])
+
+
+def _counter(name: str, text: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"joulegate_{name}", text, labels=["backend"])

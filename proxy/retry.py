@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from proxy.settings import Retry
+from proxy.settings_routing import Retry
 
 
 class Fault(Enum):

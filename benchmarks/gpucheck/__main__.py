@@ -36,7 +36,9 @@ def main(out: Path, rehearse: bool, only: tuple[str, ...]) -> None:
     name = re.sub(r"[^a-z0-9]+", "-", report["machine"]["gpu"].lower()).strip("-")
     path = partial.replace(out / f"{report['machine']['date']}-{name}.json")
     show.show(report)
-    failed = {name: step["error"] for name, step in report["steps"].items() if "error" in step}
+    failed = {
+        name: show.last_line(step["error"]) for name, step in report["steps"].items() if "error" in step
+    }
     print(json.dumps({"benchmark": "gpucheck", "rehearsal": rehearse, "report": str(path), "failed": failed}))
     sys.exit(1 if failed else 0)
 

@@ -38,6 +38,8 @@ def build(size: Size, device: str) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
+    if device == "cpu":
+        torch.set_num_threads(1)  # a rehearsal shares its few cores with the proxy and the sampler
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

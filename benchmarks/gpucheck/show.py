@@ -17,9 +17,14 @@ def show(report: dict[str, Any]) -> None:
     console.print(f"{machine['gpu']}, driver {machine['driver']}{kind}", markup=False)
     table = Table("step", "seconds", "what", show_edge=False)
     for name, step in report["steps"].items():
-        lines = [f"failed: {step['error']}"] if "error" in step else _LINES[name](step["result"])
+        lines = [f"failed: {last_line(step['error'])}"] if "error" in step else _LINES[name](step["result"])
         table.add_row(name, f"{step['seconds']:.0f}", "\n".join(lines))
     console.print(table)
+
+
+def last_line(text: str) -> str:
+    """Of an error that quotes a log, what the log ended with."""
+    return text.strip().splitlines()[-1]
 
 
 def number(value: float | None, unit: str = "", digits: int = 1) -> str:

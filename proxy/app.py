@@ -5,37 +5,41 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from urllib.parse import unquote
 from uuid import uuid4
 
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from accounting.clock import Clock
-from accounting.events import AnyEvent, BackendDeclared
+from accounting.events import BackendDeclared
 from accounting.events import ModelCard as CardEvent
 from accounting.figures import Figures
 from accounting.journal import Journal
 from accounting.otlp.directory import Directory
 from accounting.otlp.receiver import Receiver
-from accounting.records import Output
-from accounting.service import TICK_S, Accountant, Listener
+from accounting.service import TICK_S, Accountant
 from accounting.store.engine import connect, migrate
 from accounting.store.queries import StoreReader
 from accounting.store.writer import StoreWriter
 from proxy import errors
+from proxy.access_log import AccessLog
 from proxy.ask import header
 from proxy.backends import Backend, Backends
 from proxy.engine_metrics import EngineMetrics, Pace
 from proxy.meters import build
 from proxy.metrics import Metrics
-from proxy.relay import Relay, send_error
+from proxy.observers import Observers
+from proxy.relay import Relay
 from proxy.request_ids import RequestIds
 from proxy.routes import energy, models, ops
 from proxy.settings import Settings
+from proxy.span_export import exporting
 from proxy.state import State, Watcher
-from proxy.upstream import Upstream
+from proxy.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -70,28 +74,40 @@ def create_app(settings: Settings, gpus: Sequence[str], *, version: str) -> Fast
     app.include_router(energy.router)
     if len(settings.backends) > 1:
         app.include_router(models.router)
-    app.mount("/", _relay)
+    app.mount("/", _nothing)
     return app
 
 
-async def _relay(scope: Scope, receive: Receive, send: Send) -> None:
-    path: str = scope["path"]
-    if not path.startswith("/v1/") and path not in RELAYED:
-        request_id = header(scope["headers"], b"x-request-id") or str(uuid4())
-        await send_error(send, errors.NotFound(f"there is no {path} here"), request_id)
-        return
-    traces: Directory | None = scope["app"].state.traces
-    if traces is not None:
-        traces.arriving(header(scope["headers"], b"traceparent"))
-    relay: Relay = scope["app"].state.relay
-    await relay(scope, receive, send)
+def relayed(app: FastAPI) -> Callable[[str], bool]:
+    """Whether a path goes to an engine: its own routes under /v1 and a few others, less those of `app`."""
+    known = [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
+    exact = frozenset(path for path in known if "{" not in path)
+    beginnings = tuple(path[: path.index("{")] for path in known if "{" in path)
+
+    def decide(path: str) -> bool:
+        if "%" in path:
+            path = unquote(path)
+        if path.startswith("/v1/"):
+            return path not in exact and not path.startswith(beginnings)
+        return path in RELAYED
+
+    return decide
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """What is neither joulegate's nor the engine's. (The relay's requests do not come here, see wire/.)"""
+    error = errors.NotFound(f"there is no {scope['path']} here")
+    request_id = header(scope["headers"], b"x-request-id") or str(uuid4())
+    answer = JSONResponse(error.body(), error.status, {"x-request-id": request_id})
+    await answer(scope, receive, send)
 
 
 async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: AsyncExitStack) -> None:
     """Bring everything up, in the order in which one needs the other; the stack takes it down again."""
     clock = Clock.anchored_now()
-    metrics = Metrics()
+    metrics = Metrics(settings.metrics)
     watcher = Watcher(metrics)
+    access_log, telemetry = AccessLog(settings.access_log), Telemetry(settings.telemetry)
     backends = Backends(
         [
             Backend.of(b, list(gpus) if b.gpus == "all" else list(b.gpus), settings.health)
@@ -108,11 +124,12 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     writer = StoreWriter(engine, journal.id)
     stack.callback(writer.close, 10.0)
     traces = Directory() if settings.otlp.enabled else None
-    listener = watcher if traces is None else _Listeners(watcher, traces)
+    listener = Observers(watcher, access_log, telemetry, *([] if traces is None else [traces]))
     keep = settings.journal.keep_segments
     accountant = Accountant(
         clock, journal, writer, version=app.version, listener=listener, keep_segments=keep
     )
+    telemetry.provisional = lambda handle: accountant.ledger.provisional(handle)
     again = accountant.recover()
     if again:
         log.info("replayed the journal: %d records and book entries made again", again)
@@ -132,16 +149,20 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
         stack.callback(meter.close)
         accountant.attach(meter)
         meter.start()
-    upstream = Upstream(settings.timeouts)
-    await stack.enter_async_context(upstream.running())
-    app.state.traces = traces
-    app.state.relay = Relay(settings, backends, upstream, accountant)
+    relay = Relay(settings, backends, accountant, relayed(app), telemetry=telemetry, traces=traces)
+    app.state.front = relay.front
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
-    metrics.observe(accountant, backends)
+    metrics.observe(accountant, backends, access_log, telemetry)
+    app.state.access_log, app.state.telemetry = access_log, telemetry
+    stack.enter_context(access_log.writing())
+    if settings.telemetry.enabled:
+        await stack.enter_async_context(exporting(telemetry, settings.telemetry, app.version))
     stack.callback(accountant.close)
     stack.push_async_callback(_settle, accountant)
+    stack.push_async_callback(relay.close)
     await stack.enter_async_context(_background(_tick(accountant)))
+    await stack.enter_async_context(_background(relay.watch()))
     await stack.enter_async_context(_background(backends.watch()))
     await _hear_engines(settings, backends, accountant, metrics, traces, stack)
 
@@ -168,21 +189,6 @@ async def _hear_engines(
         metrics.registry.register(receiver)
         otlp = settings.otlp
         await stack.enter_async_context(receiving(receiver, otlp.host, otlp.grpc_port, otlp.http_port))
-
-
-class _Listeners:
-    """Lets several hear what the accountant says."""
-
-    def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
-
-    def event(self, event: AnyEvent) -> None:
-        for listener in self._listeners:
-            listener.event(event)
-
-    def output(self, output: Output) -> None:
-        for listener in self._listeners:
-            listener.output(output)
 
 
 async def _tick(accountant: Accountant) -> None:

@@ -1,4 +1,7 @@
-"""What a client asked for, read once from its request, and the body that goes upstream."""
+"""What a client asked for, read once from its request, and the body that goes upstream.
+
+A body is never copied here: a forced one is the client's own bytes up to its last brace, and a few more.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,15 @@ _TRUE = (True, 1, "true", "True", "TRUE", "1", "yes", "on", "t", "y", "Yes", "On
 _HEADER_SAFE = re.compile(r"[ -~]{1,512}").fullmatch
 """Whether a text of a body can stand in a header of the answer: one short line of ASCII."""
 
-_ADD_USAGE = b'"stream_options":{"include_usage":true}}'
+_ADD_USAGE = b',"stream_options":{"include_usage":true}}'
+
+_FORM_MODEL = re.compile(rb'name="?model"?(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]{1,256})\r\n')
+"""The field `model` of a multipart form."""
+
+FORM_BYTES = 65_536
+"""So much of a form's beginning is searched for it."""
+
+_SPACE = b" \t\r\n\x0b\x0c"
 
 
 class _Body(msgspec.Struct):
@@ -51,7 +62,8 @@ class Ask:
     path: str
     query: bytes
     headers: Headers
-    body: bytes
+    body: bytes | bytearray
+    """All of it, or its beginning where it is sent on as it comes."""
     request_id: str
     send_request_id: bool
     """Whether the engine is to be told the id: the client gave none, and none is in the body."""
@@ -62,8 +74,19 @@ class Ask:
     sequences: int = 1
     """Sequences that the engine decodes side by side: `n` times the number of prompts."""
     wants_usage: bool = False
-    forced_body: bytes | None = None
-    """The body with usage asked for, where the client did not ask but the proxy needs to know."""
+    forced_at: int | None = None
+    """Where the body's last brace is, if usage has to be asked for: the client did not, but the proxy needs
+    to know."""
+
+    @property
+    def forced_body(self) -> bytes | None:
+        """The body with usage asked for."""
+        return None if self.forced_at is None else bytes(self.body[: self.forced_at]) + _ADD_USAGE
+
+    def forced_parts(self) -> list[bytes | memoryview]:
+        """The same without a copy of the body."""
+        assert self.forced_at is not None
+        return [memoryview(self.body)[: self.forced_at], _ADD_USAGE]
 
 
 def header(headers: Headers, name: bytes) -> str | None:
@@ -74,9 +97,11 @@ def header(headers: Headers, name: bytes) -> str | None:
     return None
 
 
-def understand(method: str, path: str, query: bytes, headers: Headers, body: bytes) -> Ask:
+def understand(method: str, path: str, query: bytes, headers: Headers, body: bytes | bytearray) -> Ask:
     """Never fails: what cannot be understood is passed on for the engine to judge."""
-    given_id = header(headers, b"x-request-id")
+    given = dict(reversed(headers))  # the first of a name counts
+    header_id = given.get(b"x-request-id")
+    given_id = None if header_id is None else header_id.decode("latin-1")
     ask = Ask(
         method=method,
         path=path,
@@ -85,19 +110,24 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         body=body,
         request_id=given_id or str(uuid4()),
         send_request_id=given_id is None,
-        tenant=_tenant(headers),
+        tenant=_tenant(given),
         model=None,
         streamed=False,
         accounted=method == "POST" and not path.endswith(FREE_ROUTES),
     )
-    if method != "POST" or not body or "json" not in (header(headers, b"content-type") or ""):
+    if method != "POST" or not body:
+        return ask
+    kind = given.get(b"content-type", b"")
+    if b"json" not in kind:
+        if kind.startswith(b"multipart/form-data") and (found := _FORM_MODEL.search(body, 0, FORM_BYTES)):
+            ask.model = utf8_or_latin1(bytes(found[1]))
         return ask
     try:
         parsed = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ask
     ask.model = parsed.model if isinstance(parsed.model, str) else None
-    ask.streamed = _true(parsed.stream)
+    ask.streamed = parsed.stream is True or (parsed.stream is not False and _true(parsed.stream))
     ask.sequences = _sequences(parsed)
     if given_id is None and isinstance(parsed.request_id, str) and parsed.request_id:
         ask.send_request_id = False  # the engine takes a header before the body
@@ -108,6 +138,17 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
     return ask
 
 
+def is_json(headers: Headers) -> bool:
+    """Whether the body is read here: it says that it is JSON, and is not compressed."""
+    kind = encoding = None
+    for name, value in headers:
+        if name == b"content-type" and kind is None:
+            kind = value
+        elif name == b"content-encoding" and encoding is None:
+            encoding = value
+    return kind is not None and b"json" in kind and encoding is None
+
+
 def utf8_or_latin1(value: bytes) -> str:
     """Text of a header's value. Clients mean UTF-8; every byte is something in Latin-1."""
     try:
@@ -116,8 +157,7 @@ def utf8_or_latin1(value: bytes) -> str:
         return value.decode("latin-1")
 
 
-def _tenant(headers: Headers) -> str | None:
-    given = dict(reversed(headers))
+def _tenant(given: dict[bytes, bytes]) -> str | None:
     return next((utf8_or_latin1(given[name]) for name in TENANT_HEADERS if given.get(name)), None)
 
 
@@ -151,4 +191,7 @@ def _look_at_usage(ask: Ask, parsed: _Body) -> None:
         return  # the engine will refuse it: let it see the very body
     # Of two keys of one name JSON readers take the last, so appending overrides what the client sent and
     # leaves every other byte as it was.
-    ask.forced_body = ask.body.rstrip()[:-1] + b"," + _ADD_USAGE
+    body, end = ask.body, len(ask.body)
+    while body[end - 1] in _SPACE:
+        end -= 1
+    ask.forced_at = end - 1

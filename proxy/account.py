@@ -1,0 +1,100 @@
+"""One request's account: what the relay says of it to the accountant, each thing once and in order."""
+
+from __future__ import annotations
+
+from accounting.events import EngineTimes, Status, Usage
+from accounting.records import RequestRecord
+from accounting.service import Accountant
+from proxy.ask import Ask
+
+
+def status_of(http_status: int | None) -> Status:
+    """How a request with this HTTP status ended, if nothing else is known."""
+    status = http_status or 200
+    return "ok" if status < 400 else "client_error" if status < 500 else "engine_error"
+
+
+class Account:
+    """Made when a request is understood; `open` when it goes to a backend (a record for each try).
+
+    Requests that do no work on a GPU have no account with the accountant; what is told of them is kept here
+    for whoever watches requests end.
+    """
+
+    __slots__ = ("_accountant", "_handle", "ask", "backend_id", "body_bytes", "closed", "error", "first_s",
+                 "http_status", "last_s", "record", "status", "times", "tokens", "usage")  # fmt: skip
+
+    def __init__(self, accountant: Accountant, ask: Ask, body_bytes: int) -> None:
+        self._accountant, self.ask, self.body_bytes = accountant, ask, body_bytes
+        self._handle: int | None = None
+        self.backend_id: str | None = None
+        self.closed = False
+        self.status: Status = "aborted"
+        self.http_status: int | None = None
+        self.usage: Usage | None = None
+        self.times: EngineTimes | None = None
+        self.error: str | None = None
+        self.tokens = 0
+        """Events with content so far, of this try."""
+        self.first_s = self.last_s = 0.0
+        """When the first and the last of them came; the loop's time."""
+        self.record: RequestRecord | None = None
+        """As it was at the request's end."""
+
+    @property
+    def kept(self) -> bool:
+        """Whether there is an account with the accountant."""
+        return self._handle is not None
+
+    def open(self, backend_id: str | None) -> None:
+        """The request goes to this backend now, or is refused (None; then `close` follows)."""
+        self.backend_id = backend_id
+        self.closed = False
+        ask = self.ask
+        if not ask.accounted:
+            return
+        self._handle = self._accountant.start(
+            ask.request_id,
+            route=ask.path,
+            backend=backend_id,
+            model=ask.model,
+            tenant=ask.tenant,
+            streamed=ask.streamed,
+            body_bytes=self.body_bytes,
+            sequences=ask.sequences,
+        )
+
+    def move(self, backend_id: str, http_status: int | None, why: str) -> None:
+        """The try failed, the next goes to another backend. The failed one's joules stay in its record."""
+        if self._handle is not None:
+            self._accountant.finish(self._handle, "engine_error", http_status, error=why)
+        self.tokens = 0
+        self.open(backend_id)
+
+    def count(self, tokens: int, now_s: float) -> None:
+        """So many events with content came by now."""
+        if self.closed:
+            return
+        self.last_s = now_s
+        handle = self._handle
+        if not self.tokens:
+            self.first_s = now_s
+            if handle is not None:
+                self._accountant.first(handle)
+        self.tokens += tokens
+        if handle is not None:
+            self._accountant.tokens(handle, tokens)
+
+    def close(self) -> RequestRecord | None:
+        """It is over: said once, in the journal before this returns. The record so far, where one is kept."""
+        if self.closed:
+            return None
+        self.closed = True
+        if self._handle is None:
+            return None
+        record = self._accountant.finish(
+            self._handle, self.status, self.http_status, usage=self.usage, times=self.times, error=self.error
+        )
+        # Where nothing is measured there is nothing to wait for: the record is settled at once.
+        self.record = record or self._accountant.find(self.ask.request_id)
+        return self.record

@@ -1,0 +1,480 @@
+"""One request under way: from the client's connection to an engine, and the answer back.
+
+Everything happens in the callbacks of the two sockets; there is no task per request. The request's body is
+held whole where it is JSON, as it has to be read; other bodies (forms with sound or images, compressed ones)
+go on as they come once they are larger than `HELD_BYTES`. Whatever happens, the client gets an end and the
+account is closed, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from proxy.account import Account
+from proxy.ask import Ask, is_json, understand
+from proxy.backends import Backend
+from proxy.errors import (
+    ApiError,
+    BackendFailed,
+    BackendTimeout,
+    BackendUnavailable,
+    BadRequest,
+    BodyTooLarge,
+)
+from proxy.hints import Hints
+from proxy.passing import DocumentPassing, Passing, PlainPassing, StreamPassing
+from proxy.retry import Fault, is_failure
+from proxy.telemetry import Span
+from proxy.wire.body import Body
+from proxy.wire.client import Answer, Broken, Bytes, Line
+from proxy.wire.head import Header, dropped, value_of, write_request
+from proxy.wire.pool import ConnectTimeout
+from proxy.wire.reply import Reply
+from proxy.wire.server import CONTINUE, Connection, Request
+
+if TYPE_CHECKING:
+    from proxy.relay import Relay
+
+log = logging.getLogger(__name__)
+
+GONE_STATUS = 499
+"""Status in the record of a request whose client went away before the answer began (nginx's custom)."""
+
+HELD_BYTES = 65_536
+"""A body that is not read here is held up to this size: it can then be sent again. Larger ones go on."""
+
+WAITING_BYTES = 262_144
+"""Of a body that goes on so much waits for the engine; more waits in the client's socket."""
+
+JOBS = ("/v1/videos", "/v1/images", "/v1/files", "/v1/batches", "/v1/fine_tuning")
+"""Routes that may leave something behind: a request to them is not sent again once an engine may have it."""
+
+
+class Exchange:
+    """A `Turn` on the client's connection and the `Caller` of lines to engines."""
+
+    __slots__ = ("_account", "_answered_s", "_ask", "_backend", "_began_s", "_begun", "_body", "_body_bytes",
+                 "_connection", "_dispatched", "_forced", "_give_up", "_hints", "_line", "_over", "_passing",
+                 "_paused_s", "_relay", "_reply", "_request", "_sent_s", "_span", "_stale", "_streams_up",
+                 "_tried")  # fmt: skip
+
+    def __init__(self, relay: Relay, connection: Connection, request: Request) -> None:
+        self._relay, self._connection, self._request = relay, connection, request
+        self._body, self._body_bytes = Body(), 0
+        self._begun = self._dispatched = self._over = False
+        self._streams_up = False
+        """The body goes on as it comes."""
+        self._reply = Reply(connection, request)
+        self._line: Line | None = None
+        self._give_up: Callable[[], object] | None = None
+        self._passing: Passing | None = None
+        self._forced = self._stale = False
+        self._paused_s: float | None = None
+        self._began_s = self._sent_s = connection.loop.time()
+        self._ask: Ask | None = None
+        self._tried: list[Backend] = []
+        self._backend: Backend
+        self._account: Account
+        self._hints: Hints
+        self._span: Span | None = None
+
+    # the client's side: Turn
+
+    def begin(self) -> None:
+        self._begun = True
+        self._began_s = self._connection.loop.time()
+        request = self._request
+        if self._too_large(request.length or self._body_bytes):
+            return
+        if request.complete:
+            self._dispatch()
+        elif request.length or request.chunked:
+            if request.expects_continue:
+                self._connection.transport.write(CONTINUE)
+            self._go_on()
+
+    def data(self, data: bytes) -> None:
+        if self._over:
+            return
+        self._body_bytes += len(data)
+        if self._begun and self._too_large(self._body_bytes):
+            return
+        if self._dispatched and self._line is not None:
+            self._line.more(self._framed(data))
+            return
+        self._body.add(data)
+        if self._dispatched:
+            if len(self._body) > WAITING_BYTES:
+                self._connection.hold()
+        else:
+            self._go_on()
+
+    def complete(self) -> None:
+        if self._over or not self._begun:
+            return
+        if not self._dispatched:
+            self._dispatch()
+        elif self._line is not None:
+            self._line.more(b"0\r\n\r\n" if self._request.chunked else b"", last=True)
+
+    def gone(self) -> None:
+        if self._over:
+            return
+        self._leave()
+        if self._dispatched:
+            self._break_off("the client closed the connection")
+
+    def pause(self) -> None:
+        if (
+            self._line is not None
+            and self._passing is not None
+            and not isinstance(self._passing, DocumentPassing)
+        ):
+            self._paused_s = self._connection.loop.time()
+            self._line.pause()
+
+    def resume(self) -> None:
+        if self._paused_s is not None:
+            self._paused_s = None
+            if self._line is not None:
+                self._line.resume()
+
+    def look(self, now_s: float) -> None:
+        timeouts, line = self._relay.timeouts, self._line
+        if self._over or not self._dispatched:
+            return
+        if timeouts.total_s is not None and now_s - self._began_s > timeouts.total_s:
+            self._fail(BackendTimeout(f"the request took longer than {timeouts.total_s:g} s"), Fault.TIMEOUT)
+        elif line is None or not self._request.complete:
+            return  # connecting has a timeout of its own, and so has a body that does not come
+        elif self._paused_s is not None:
+            if now_s - self._paused_s > timeouts.idle_s:
+                self._leave()
+                self._break_off("the client took nothing of the answer for too long")
+                self._connection.abort()
+        elif self._passing is None:
+            if now_s - line.last_s > timeouts.first_byte_s:
+                self._fail(
+                    BackendTimeout(f"backend {self._backend.id} did not answer in time"), Fault.TIMEOUT
+                )
+        elif now_s - line.last_s > timeouts.idle_s:
+            self._fail(BackendTimeout(f"backend {self._backend.id} sent nothing for too long"), Fault.TIMEOUT)
+
+    def stop(self, why: str) -> None:
+        if self._over:
+            return
+        self._leave()
+        if self._dispatched:
+            self._break_off(why)
+
+    # choosing and sending
+
+    def _too_large(self, size: int) -> bool:
+        if size <= self._relay.max_body_bytes:
+            return False
+        error = BodyTooLarge(f"the request body is larger than {self._relay.max_body_bytes} bytes")
+        if self._dispatched:
+            self._fail(error, None)
+        else:
+            self._understand()
+            self._reject(error)
+        return True
+
+    def _go_on(self) -> None:
+        """Send a large body that is not read here on, if it is time for that."""
+        if not self._begun or self._dispatched or len(self._body) < HELD_BYTES:
+            return
+        if not is_json(self._request.headers):
+            self._streams_up = True
+            self._dispatch()
+
+    def _understand(self) -> Ask:
+        request = self._request
+        ask = understand(request.method, request.path, request.query, request.headers, self._body.held)
+        size = self._body_bytes if request.length is None else request.length
+        self._ask, self._account = ask, Account(self._relay.accountant, ask, size)
+        self._forced = ask.forced_at is not None
+        return ask
+
+    def _dispatch(self) -> None:
+        ask = self._understand()
+        relay = self._relay
+        try:
+            if self._request.upgrade and value_of(ask.headers, b"upgrade") == b"websocket":
+                raise BadRequest("WebSockets are not served here", code="upgrade_not_supported")
+            hints = relay.backends.hints(ask.headers, ask.body, length=self._account.body_bytes)
+            backend = relay.backends.choose(ask.model, session=hints.session, prefix=hints.prefix)
+        except ApiError as refusal:
+            self._reject(refusal)
+            return
+        self._dispatched, self._hints = True, hints
+        self._span = relay.arriving(ask) if ask.accounted else None
+        self._account.open(backend.id)
+        self._try(backend)
+
+    def _try(self, backend: Backend) -> None:
+        self._backend = backend
+        self._tried.append(backend)
+        backend.begin(self._hints.work)
+        self._connect(fresh=False)
+
+    def _connect(self, *, fresh: bool) -> None:
+        self._line = None
+        self._sent_s = self._connection.loop.time()
+        pool = self._relay.pool(self._backend)
+        line = None if fresh else pool.take()
+        if line is None:
+            self._give_up = pool.connect(self._send, self._not_connected)
+        else:
+            self._send(line)
+
+    def _send(self, line: Line) -> None:
+        ask, request, pool = self._ask, self._request, self._relay.pool(self._backend)
+        assert ask is not None
+        self._give_up, self._line = None, line
+        parts: list[Bytes] = []
+        if self._streams_up:
+            held = self._body.take()
+            if request.chunked:
+                framing = b"transfer-encoding: chunked\r\n"
+                parts += [self._framed(held), b"0\r\n\r\n" if request.complete else b""]
+            else:
+                framing = b"content-length: %d\r\n" % (request.length or 0)
+                parts.append(held)
+            self._connection.release()
+        else:
+            parts += ask.forced_parts() if self._forced else [ask.body] if ask.body else []
+            size = sum(map(len, parts))
+            named = size or ask.method in ("POST", "PUT", "PATCH")
+            framing = b"content-length: %d\r\n" % size if named else b""
+        target = pool.prefix + ask.path.encode("latin-1")
+        if ask.query:
+            target += b"?" + ask.query
+        head = write_request(ask.method, target, self._headers(ask, pool.authority), framing)
+        if sum(map(len, parts)) <= HELD_BYTES:
+            parts = [b"".join([head, *parts])]  # one system call instead of two
+        else:
+            parts.insert(0, head)
+        line.send(self, parts, to_head=ask.method == "HEAD", whole=request.complete)
+
+    def _headers(self, ask: Ask, authority: bytes) -> list[Header]:
+        """The client's headers less those of its connection. Encodings are refused where the answer must be
+        read."""
+        drop = dropped(ask.headers)
+        headers = [header for header in ask.headers if header[0] not in drop]
+        if ask.accounted:
+            headers = [header for header in headers if header[0] != b"accept-encoding"]
+        if value_of(headers, b"host") is None:
+            headers.insert(0, (b"host", authority))
+        if ask.send_request_id:
+            headers.append((b"x-request-id", ask.request_id.encode("latin-1")))
+        if self._span is not None:
+            headers = [header for header in headers if header[0] != b"traceparent"]
+            headers.append((b"traceparent", self._span.traceparent.encode()))
+        return headers
+
+    def _framed(self, data: Bytes) -> Bytes:
+        """A piece of a body that goes on, as its head announced it."""
+        if not self._request.chunked or not data:
+            return data
+        return b"".join((b"%x\r\n" % len(data), data, b"\r\n"))
+
+    def _not_connected(self, error: OSError) -> None:
+        self._give_up = None
+        backend = self._backend
+        if isinstance(error, ConnectTimeout):
+            self._fail(
+                BackendTimeout(f"backend {backend.id} did not accept the connection in time"), Fault.REFUSED
+            )
+            return
+        backend.unreachable()
+        message = f"backend {backend.id} cannot be reached: {error.strerror or error}"
+        self._fail(BackendUnavailable(message, retry_after_s=1), Fault.REFUSED)
+
+    # the engine's side: Caller
+
+    def answered(self, answer: Answer) -> None:
+        status = answer.status
+        if status >= 400:
+            other = self._other(status)
+            if other is not None:
+                self._move(other, status, status)
+                return
+            if self._forced and status < 500:
+                # Let the engine judge the client's own words: its answer may quote them.
+                self._forced = False
+                self._leave()
+                self._connect(fresh=False)
+                return
+        line, account, energy = self._line, self._account, self._relay.energy
+        assert line is not None
+        account.http_status = status
+        kind = answer.header(b"content-type") or b""
+        fingerprint = self._backend.fingerprint
+        passing: Passing
+        if kind.startswith(b"text/event-stream"):
+            passing = StreamPassing(
+                answer, self._reply, account, line, fingerprint, energy, forced=self._forced
+            )
+        elif account.kept and b"json" in kind:
+            passing = DocumentPassing(answer, self._reply, account, self._backend.id, fingerprint, energy)
+        else:
+            passing = PlainPassing(answer, self._reply, account)
+        self._passing = passing
+        line.sink = passing.pieces
+        if self._connection.paused:
+            self.pause()
+
+    def ended(self, trailers: list[Header]) -> None:
+        self._line = None
+        passing = self._passing
+        assert passing is not None
+        try:
+            passing.end(trailers)
+        except ApiError as error:
+            self._fail(error, Fault.GARBAGE)
+            return
+        self._end(ok=not is_failure(self._account.http_status or 200))
+
+    def broken(self, how: Broken) -> None:
+        line, self._line = self._line, None
+        name = self._backend.id
+        if how == "closed":
+            if line is not None and line.used and not self._stale and self._may_repeat():
+                # The engine closed an idle connection just as it was used: nobody has read the request.
+                self._stale = True
+                self._connect(fresh=True)
+                return
+            self._fail(BackendFailed(f"backend {name} closed the connection without an answer"), Fault.CLOSED)
+        elif how == "garbage":
+            self._fail(BackendFailed(f"backend {name} answered something that is not HTTP"), Fault.GARBAGE)
+        else:
+            error = BackendFailed(f"backend {name} broke off in the middle of its answer")
+            if self._passing is not None and self._passing.broke_off(error):
+                self._end(ok=False)
+                return
+            self._fail(error, Fault.GARBAGE)
+
+    def engine_full(self) -> None:
+        if self._streams_up:
+            self._connection.hold()
+
+    def engine_ready(self) -> None:
+        self._connection.release()
+
+    def switched(self, answer: Answer, data: bytes) -> None:
+        self._leave()
+        self._fail(BackendFailed(f"backend {self._backend.id} changed the protocol unasked"), Fault.GARBAGE)
+
+    # ends
+
+    def _may_repeat(self) -> bool:
+        """Whether the request can be sent again: all of it is here, and doing it twice harms nobody."""
+        ask = self._ask
+        assert ask is not None
+        if self._streams_up:
+            return False
+        return ask.method in ("GET", "HEAD", "OPTIONS") or (
+            ask.method == "POST" and not ask.path.startswith(JOBS)
+        )
+
+    def _other(self, failure: Fault | int) -> Backend | None:
+        """Another backend for the request, where this failure allows it."""
+        if failure is not Fault.REFUSED and not self._may_repeat():
+            return None
+        ask, hints = self._ask, self._hints
+        assert ask is not None
+        return self._relay.backends.again(
+            failure,
+            self._tried,
+            ask.model,
+            session=hints.session,
+            prefix=hints.prefix,
+            answered=self._reply.begun,
+        )
+
+    def _move(self, other: Backend, failure: Fault | int, http_status: int | None) -> None:
+        self._leave()
+        why = f"backend {self._backend.id} gave {failure}; tried again on {other.id}"
+        self._release_backend(not is_failure(failure))
+        if self._span is not None and self._relay.telemetry is not None:
+            self._relay.telemetry.again(self._span)
+        self._account.move(other.id, http_status, why)
+        self._try(other)
+
+    def _reject(self, error: ApiError) -> None:
+        """Refused before it reached an engine; there is a record of that."""
+        account = self._account
+        account.open(None)
+        account.status, account.http_status, account.error = "rejected", error.status, error.message
+        account.close()
+        self._over = True
+        write_error(self._reply, error, account.ask.request_id)
+        self._relay.finished(account)
+        self._connection.done(self)
+
+    def _fail(self, error: ApiError, fault: Fault | None) -> None:
+        """The try failed: make another, or tell the client in whatever form is still possible."""
+        if self._over:
+            return
+        self._leave()
+        if fault is not None and self._passing is None and (other := self._other(fault)) is not None:
+            self._move(other, fault, None)
+            return
+        account = self._account
+        if not account.closed:
+            account.status = "engine_error" if fault is not None else "client_error"
+            account.error = error.message
+            if not self._reply.begun:
+                account.http_status = error.status
+            account.close()
+        log.warning("%s %s: %s", account.ask.path, account.ask.request_id, error.message)
+        if not self._reply.begun:
+            write_error(self._reply, error, account.ask.request_id)
+        elif self._passing is None or not self._passing.tell(error):
+            self._connection.abort()
+        self._end(ok=None if fault is None else False)
+
+    def _break_off(self, why: str) -> None:
+        """Nobody waits for the answer any more."""
+        account = self._account
+        if not account.closed:
+            account.status, account.error = "aborted", why
+            account.http_status = account.http_status or GONE_STATUS
+            account.close()
+        self._end(ok=None)
+
+    def _leave(self) -> None:
+        """Let go of the engine, which stops its work."""
+        line, self._line = self._line, None
+        if line is not None:
+            line.abort()
+        if self._give_up is not None:
+            self._give_up()
+            self._give_up = None
+
+    def _release_backend(self, ok: bool | None) -> None:
+        account, ttft_s, itl_s = self._account, None, None
+        if account.tokens:
+            ttft_s = account.first_s - self._sent_s
+            if account.tokens > 1:
+                itl_s = (account.last_s - account.first_s) / (account.tokens - 1)
+        self._backend.end(ok, ttft_s, itl_s=itl_s, work=self._hints.work)
+
+    def _end(self, *, ok: bool | None) -> None:
+        self._over = True
+        self._release_backend(ok)
+        self._relay.finished(self._account)
+        self._connection.done(self)
+
+
+def write_error(reply: Reply, error: ApiError, request_id: str) -> None:
+    """An error as the whole of an answer."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"x-request-id", request_id.encode("latin-1", "replace")),
+        *((name.encode(), value.encode()) for name, value in error.headers().items()),
+    ]
+    reply.whole(error.status, headers, error.json_bytes())

@@ -1,0 +1,195 @@
+"""How an engine's answer passes to the client: as a stream of events, as a JSON document, or as it is.
+
+Each kind is told of the answer's pieces in the callback of the engine's socket and writes to the client's at
+once. The account is closed before the last byte is handed over.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from proxy import answer as answers
+from proxy.account import Account, status_of
+from proxy.energy import energy_json, splice
+from proxy.errors import ApiError, BackendFailed
+from proxy.settings import Energy
+from proxy.stream import EventStream, Fingerprint
+from proxy.wire.client import Answer, Line
+from proxy.wire.head import Header, Headers, dropped
+from proxy.wire.reply import Reply
+
+log = logging.getLogger(__name__)
+
+
+class Passing(Protocol):
+    """One answer on its way."""
+
+    def pieces(self, data: bytes) -> None:
+        """Bytes of the body came."""
+
+    def end(self, trailers: list[Header]) -> None:
+        """That was all. Raises ApiError where it is not what it should be and nothing was sent yet."""
+
+    def broke_off(self, error: ApiError) -> bool:
+        """The engine broke off. Whether the client has all that matters all the same."""
+
+    def tell(self, error: ApiError) -> bool:
+        """Put the error into the answer, if it can be; whether it was."""
+
+
+def answer_headers(answer: Answer, request_id: str) -> Headers:
+    """The engine's headers with our request id; the length is ours to say."""
+    drop = dropped(answer.headers)
+    headers = [header for header in answer.headers if header[0] not in drop and header[0] != b"x-request-id"]
+    headers.append((b"x-request-id", request_id.encode("latin-1", "replace")))
+    return headers
+
+
+class StreamPassing:
+    """Server-sent events: forward, count, change the tail."""
+
+    __slots__ = ("_account", "_events", "_line", "_reply", "_visible")
+
+    def __init__(
+        self,
+        answer: Answer,
+        reply: Reply,
+        account: Account,
+        line: Line,
+        fingerprint: Fingerprint,
+        energy: Energy,
+        *,
+        forced: bool,
+    ) -> None:
+        show = energy.in_streams
+        self._reply, self._account, self._line = reply, account, line
+        self._visible = show != "never"
+        self._events = EventStream(
+            fingerprint,
+            self._close,
+            forced=forced and show != "always",
+            show_usage=not forced or show == "always",
+        )
+        headers = answer_headers(answer, account.ask.request_id)
+        reply.begin(answer.status, headers, length=None, reason=answer.reason)
+
+    def pieces(self, data: bytes) -> None:
+        events = self._events
+        out = events.feed(data)
+        if out:
+            self._reply.send(out)
+        if events.tokens > 0:
+            self._account.count(events.tokens, self._line.last_s)
+            events.tokens = 0
+
+    def end(self, trailers: list[Header]) -> None:
+        if left := self._events.end():
+            self._reply.send(left)
+        self._reply.end(trailers)
+
+    def broke_off(self, error: ApiError) -> bool:
+        if left := self._events.abandon():
+            self._reply.send(left)
+        if not self._events.finished:
+            return False
+        log.info("%s, after the end of an answer", error.message)
+        self.end([])
+        return True
+
+    def tell(self, error: ApiError) -> bool:
+        self._reply.send(b"data: " + error.json_bytes() + b"\n\n")
+        self._reply.end()
+        return True
+
+    def _close(self, stream: EventStream) -> bytes | None:
+        account = self._account
+        if stream.tokens > 0:
+            # All of an answer can come in one piece: its tokens have to be said before its end.
+            account.count(stream.tokens, self._line.last_s)
+            stream.tokens = 0
+        account.usage, account.times = stream.usage, stream.times
+        if stream.error is not None:
+            message, code = stream.error
+            account.status = "client_error" if code is not None and code < 500 else "engine_error"
+            account.error = message
+        elif (account.http_status or 200) >= 400:
+            account.status = status_of(account.http_status)
+        elif stream.finished:
+            account.status = "ok"
+        else:
+            account.status, account.error = "engine_error", "the stream ended without a finish_reason"
+        record = account.close()
+        return energy_json(record) if record is not None and self._visible else None
+
+
+class DocumentPassing:
+    """A JSON body: read whole, given its energy, sent on."""
+
+    __slots__ = ("_account", "_answer", "_backend_id", "_fingerprint", "_parts", "_reply", "_show")
+
+    def __init__(
+        self,
+        answer: Answer,
+        reply: Reply,
+        account: Account,
+        backend_id: str,
+        fingerprint: Fingerprint,
+        energy: Energy,
+    ) -> None:
+        self._answer, self._reply, self._account = answer, reply, account
+        self._backend_id, self._fingerprint, self._show = backend_id, fingerprint, energy.in_answers
+        self._parts: list[bytes] = []
+
+    def pieces(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def end(self, trailers: list[Header]) -> None:
+        answer, account = self._answer, self._account
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        plain = answer.header(b"content-encoding") is None
+        parsed = answers.parse(body) if plain else None
+        if answer.status < 300 and plain and parsed is None and not answers.is_json(body):
+            raise BackendFailed(f"backend {self._backend_id} answered something that is not JSON")
+        account.status = status_of(answer.status)
+        if parsed is not None:
+            account.usage, account.times = answers.usage_of(parsed), answers.times_of(parsed)
+            self._fingerprint.learn(parsed)
+            if answer.status >= 400 and answers.has_error(parsed):
+                account.error = answers.error_of(bytes(parsed.error))[0]
+        record = account.close()
+        has_usage = parsed is not None and parsed.usage is not None and answer.status < 300
+        if record is not None and has_usage and self._show:
+            body = splice(body, "energy", energy_json(record))
+        headers = answer_headers(answer, account.ask.request_id)
+        self._reply.whole(answer.status, headers, body, reason=answer.reason)
+
+    def broke_off(self, error: ApiError) -> bool:
+        return False
+
+    def tell(self, error: ApiError) -> bool:
+        return False
+
+
+class PlainPassing:
+    """Anything else: passed on piece by piece."""
+
+    __slots__ = ("_account", "_reply", "_status", "pieces")
+
+    def __init__(self, answer: Answer, reply: Reply, account: Account) -> None:
+        self._reply, self._account, self._status = reply, account, answer.status
+        self.pieces = reply.send
+        headers = answer_headers(answer, account.ask.request_id)
+        reply.begin(answer.status, headers, length=answer.length, reason=answer.reason)
+
+    def end(self, trailers: list[Header]) -> None:
+        self._account.status = status_of(self._status)
+        self._account.close()
+        self._reply.end(trailers)
+
+    def broke_off(self, error: ApiError) -> bool:
+        return False
+
+    def tell(self, error: ApiError) -> bool:
+        # Half a body cannot be mended: the connection is broken, so that nobody takes it for whole.
+        return False

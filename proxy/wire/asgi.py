@@ -1,0 +1,116 @@
+"""Requests that are not for the relay: run by the FastAPI application as uvicorn's own protocol runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import urllib.parse
+from typing import TYPE_CHECKING, Any, cast
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from uvicorn._types import HTTPScope
+
+    from proxy.wire.server import Connection, Request
+
+log = logging.getLogger("uvicorn.error")
+
+BODY_BYTES = 1_000_000
+"""The application's own routes take small bodies only: a longer one breaks the connection."""
+
+
+class AppTurn:
+    """One request for the application (a `Turn`)."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        request: Request,
+        config: Config,
+        state: ServerState,
+        app_state: dict[str, Any],
+    ) -> None:
+        if not config.loaded:
+            config.load()
+        self._connection, self._config, self._state = connection, config, state
+        self._flow = FlowControl(connection.transport)
+        self._began = False
+        self._cycle = RequestResponseCycle(
+            scope=_scope(connection, request, config, app_state),
+            transport=connection.transport,
+            flow=self._flow,
+            logger=log,
+            access_logger=log,
+            access_log=False,
+            default_headers=state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=request.expects_continue,
+            keep_alive=request.keep_alive,
+            on_response=self._answered,
+        )
+
+    def begin(self) -> None:
+        self._began = True
+        if self._connection.draining:
+            self._cycle.keep_alive = False
+        if self._connection.paused:
+            self._flow.pause_writing()
+        task = self._connection.loop.create_task(self._cycle.run_asgi(self._config.loaded_app))
+        task.add_done_callback(self._state.tasks.discard)
+        self._state.tasks.add(task)
+
+    def data(self, data: bytes) -> None:
+        self._cycle.body += data
+        if len(self._cycle.body) > BODY_BYTES:
+            self._connection.abort()
+        self._cycle.message_event.set()
+
+    def complete(self) -> None:
+        self._cycle.more_body = False
+        self._cycle.message_event.set()
+
+    def gone(self) -> None:
+        self._cycle.disconnected = True
+        self._cycle.message_event.set()
+        self._flow.resume_writing()
+
+    def pause(self) -> None:
+        self._flow.pause_writing()
+
+    def resume(self) -> None:
+        self._flow.resume_writing()
+
+    def look(self, now_s: float) -> None:
+        """The application's routes answer soon by themselves."""
+
+    def stop(self, why: str) -> None:
+        self.gone()
+
+    def _answered(self) -> None:
+        self._connection.done(self)
+
+
+def _scope(connection: Connection, request: Request, config: Config, app_state: dict[str, Any]) -> HTTPScope:
+    transport = connection.transport
+    path = request.path
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": config.asgi_version, "spec_version": "2.3"},
+        "http_version": "1.1" if request.http_11 else "1.0",
+        "server": get_local_addr(transport),
+        "client": get_remote_addr(transport),
+        "scheme": "http",
+        "root_path": config.root_path,
+        "headers": request.headers,
+        "state": app_state.copy(),
+        "method": request.method,
+        "path": config.root_path + (urllib.parse.unquote(path) if "%" in path else path),
+        "raw_path": config.root_path.encode("latin-1") + path.encode("latin-1"),
+        "query_string": request.query,
+    }
+    return cast("HTTPScope", scope)

@@ -11,6 +11,7 @@ from joulegate import __version__
 COMMANDS = {
     "serve": "run the proxy",
     "meter": "measure this machine's GPUs for a joulegate on another one",
+    "check-config": "check a file with settings",
     "demo": "show joules per request on a simulated GPU",
     "replay": "compute the books of a journal or a trace again",
     "audit": "prove the books of the store",
@@ -26,7 +27,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"joulegate.commands.{cmd_name}").command
+        module = importlib.import_module(f"joulegate.commands.{cmd_name.replace('-', '_')}")
+        command: click.Command = module.command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

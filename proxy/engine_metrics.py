@@ -71,9 +71,15 @@ class EngineMetrics:
         self._pace = pace or Pace()
 
     async def run(self) -> None:
+        polls: dict[Backend, asyncio.Task[None]] = {}
         async with httpx.AsyncClient(timeout=self._pace.timeout_s) as client, asyncio.TaskGroup() as group:
-            for backend in self._backends:
-                group.create_task(self._poll(client, backend))
+            while True:
+                for backend in self._backends:  # they may change while this runs
+                    if backend not in polls:
+                        polls[backend] = group.create_task(self._poll(client, backend))
+                for gone in polls.keys() - set(self._backends):
+                    polls.pop(gone).cancel()
+                await asyncio.sleep(self._pace.busy_s)
 
     async def _poll(self, client: httpx.AsyncClient, backend: Backend) -> None:
         """One backend, one look at a time. A fault is told once, until there is another or it is over."""

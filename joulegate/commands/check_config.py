@@ -1,0 +1,33 @@
+"""`joulegate check-config FILE`: would these settings do? Every fault at once, before a start or a reload."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.reload import LIVE
+from proxy.settings import SettingsError, load
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def command(file: Path) -> None:
+    """Check the settings in FILE, with the JOULEGATE_ environment over them, and start nothing.
+
+    Ends with status 1 and a line per fault if they cannot be used.
+    """
+    try:
+        settings = load(file)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    count = len(settings.backends)
+    click.echo(f"{file} can be used: {count} backend{'s' if count > 1 else ''}")
+    for backend in settings.backends:
+        models = ", ".join(backend.models) if backend.models is not None else "as the engine says"
+        gpus = "all GPUs" if backend.gpus == "all" else f"{len(backend.gpus)} GPUs"
+        click.echo(f"  {backend.id}: {backend.url} ({gpus}; models: {models})")
+    if count > 1:
+        affinity = " and ".join(settings.routing.affinity) or "no"
+        click.echo(f"  routing: {settings.routing.policy}, {affinity} affinity")
+    click.echo(f"A running joulegate takes changes of {', '.join(LIVE)} at SIGHUP; others at a restart.")

@@ -15,8 +15,6 @@ from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from accounting.clock import Clock
-from accounting.events import BackendDeclared
-from accounting.events import ModelCard as CardEvent
 from accounting.figures import Figures
 from accounting.journal import Journal
 from accounting.otlp.directory import Directory
@@ -34,6 +32,7 @@ from proxy.meters import build
 from proxy.metrics import Metrics
 from proxy.observers import Observers
 from proxy.relay import Relay
+from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
 from proxy.routes import energy, models, ops
 from proxy.settings import Settings
@@ -52,13 +51,17 @@ SETTLE_S = 3.0
 """At a stop, requests that have ended get this long for their final figures."""
 
 
-def create_app(settings: Settings, gpus: Sequence[str], *, version: str) -> FastAPI:
-    """`gpus`: UUIDs of all GPUs that the meter found, for backends set to `all`."""
+def create_app(
+    settings: Settings, gpus: Sequence[str], *, version: str, load: Callable[[], Settings] | None = None
+) -> FastAPI:
+    """`gpus`: UUIDs of all GPUs that the meter found, for backends set to `all`. `load` reads the settings
+    again; once it has started, `app.state.reloader` takes them in.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _start(app, settings, gpus, stack)
+            await _start(app, settings, gpus, load or (lambda: settings), stack)
             yield
 
     app = FastAPI(
@@ -72,14 +75,16 @@ def create_app(settings: Settings, gpus: Sequence[str], *, version: str) -> Fast
     app.add_middleware(RequestIds)
     app.include_router(ops.router)
     app.include_router(energy.router)
-    if len(settings.backends) > 1:
-        app.include_router(models.router)
+    app.include_router(models.router)
     app.mount("/", _nothing)
     return app
 
 
-def relayed(app: FastAPI) -> Callable[[str], bool]:
-    """Whether a path goes to an engine: its own routes under /v1 and a few others, less those of `app`."""
+def relayed(app: FastAPI, backends: Backends) -> Callable[[str], bool]:
+    """Whether a path goes to an engine: its own routes under /v1 and a few others, less those of `app`.
+
+    The models of a lone engine are told by the engine itself.
+    """
     known = [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
     exact = frozenset(path for path in known if "{" not in path)
     beginnings = tuple(path[: path.index("{")] for path in known if "{" in path)
@@ -88,6 +93,8 @@ def relayed(app: FastAPI) -> Callable[[str], bool]:
         if "%" in path:
             path = unquote(path)
         if path.startswith("/v1/"):
+            if path.startswith("/v1/models") and len(backends.all) == 1:
+                return True
             return path not in exact and not path.startswith(beginnings)
         return path in RELAYED
 
@@ -102,17 +109,20 @@ async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
     await answer(scope, receive, send)
 
 
-async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: AsyncExitStack) -> None:
+async def _start(
+    app: FastAPI,
+    settings: Settings,
+    gpus: Sequence[str],
+    load: Callable[[], Settings],
+    stack: AsyncExitStack,
+) -> None:
     """Bring everything up, in the order in which one needs the other; the stack takes it down again."""
     clock = Clock.anchored_now()
     metrics = Metrics(settings.metrics)
     watcher = Watcher(metrics)
     access_log, telemetry = AccessLog(settings.access_log), Telemetry(settings.telemetry)
     backends = Backends(
-        [
-            Backend.of(b, list(gpus) if b.gpus == "all" else list(b.gpus), settings.health)
-            for b in settings.backends
-        ],
+        [Backend.of(b, gpus_of(b, gpus), settings.health) for b in settings.backends],
         settings.routing,
         settings.health,
         settings.retry,
@@ -134,27 +144,42 @@ async def _start(app: FastAPI, settings: Settings, gpus: Sequence[str], stack: A
     if again:
         log.info("replayed the journal: %d records and book entries made again", again)
     for configured, backend in zip(settings.backends, backends.all, strict=True):
-        card = configured.model_card
-        accountant.declare(
-            BackendDeclared(
-                t_us=accountant.clock.now_us(),
-                backend=backend.id,
-                gpus=backend.gpus,
-                model=CardEvent(**card.model_dump()) if card is not None else None,
-            )
-        )
+        accountant.declare(declaration(configured, backend.gpus, accountant.clock.now_us()))
     wanted = sorted({gpu for backend in backends.all for gpu in backend.gpus})
     meter = build(settings, wanted, accountant.clock)
     if meter is not None:
         stack.callback(meter.close)
         accountant.attach(meter)
         meter.start()
-    relay = Relay(settings, backends, accountant, relayed(app), telemetry=telemetry, traces=traces)
+    relay = Relay(
+        settings,
+        backends,
+        accountant,
+        relayed(app, backends),
+        telemetry=telemetry,
+        traces=traces,
+        access_log=access_log,
+    )
+    backends.drained = relay.forget
+    app.state.reloader = Reloader(
+        settings,
+        load,
+        {
+            "backends": BackendsChange(
+                backends, gpus, frozenset(wanted), accountant.declare, accountant.clock
+            ),
+            "routing": backends.use_settings,
+            "health": backends.use_settings,
+            "retry": backends.use_settings,
+            "timeouts": relay.use,
+            "energy": relay.use,
+            "access_log": lambda new: access_log.use(new.access_log),
+        },
+    )
     app.state.front = relay.front
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
     metrics.observe(accountant, backends, access_log, telemetry)
-    app.state.access_log, app.state.telemetry = access_log, telemetry
     stack.enter_context(access_log.writing())
     if settings.telemetry.enabled:
         await stack.enter_async_context(exporting(telemetry, settings.telemetry, app.version))

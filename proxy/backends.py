@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,6 +154,8 @@ class Backends:
         self.all = list(backends)
         self.leaving: list[Backend] = []
         """Taken out of the settings, with requests still in flight."""
+        self.drained: Callable[[Backend], None] = lambda _: None
+        """Called with each that left, once it has nothing in flight."""
         self.budget = Budget(retry or Retry())
         self.use(routing or Routing(), health or Health(), retry or Retry())
 
@@ -164,6 +166,10 @@ class Backends:
         self.budget.use(retry)
         for backend in self.all:
             backend.passive.use(health)
+
+    def use_settings(self, new: settings.Settings) -> None:
+        """The same, from the whole of the settings."""
+        self.use(new.routing, new.health, new.retry)
 
     def hints(
         self, headers: Sequence[tuple[bytes, bytes]], body: bytes | bytearray, *, length: int | None = None
@@ -278,6 +284,7 @@ class Backends:
         for backend in [backend for backend in self.leaving if not backend.in_flight]:
             log.info("backend %s at %s has drained", backend.id, backend.url)
             self.leaving.remove(backend)
+            self.drained(backend)
 
     async def watch(self) -> None:
         """Look at every backend, again and again; runs until cancelled."""

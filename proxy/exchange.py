@@ -412,7 +412,7 @@ class Exchange:
         account.close()
         self._over = True
         write_error(self._reply, error, account.ask.request_id)
-        self._relay.finished(account)
+        self._relay.finished(account, self._began_s)
         self._connection.done(self)
 
     def _fail(self, error: ApiError, fault: Fault | None) -> None:
@@ -466,7 +466,7 @@ class Exchange:
     def _end(self, *, ok: bool | None) -> None:
         self._over = True
         self._release_backend(ok)
-        self._relay.finished(self._account)
+        self._relay.finished(self._account, self._began_s)
         self._connection.done(self)
 
 

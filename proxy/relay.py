@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from accounting.otlp.directory import Directory
 from accounting.service import Accountant
+from proxy.access_log import AccessLog
 from proxy.account import Account
 from proxy.ask import Ask, header
 from proxy.backends import Backend, Backends
@@ -34,13 +35,14 @@ class Relay:
         *,
         telemetry: Telemetry | None = None,
         traces: Directory | None = None,
+        access_log: AccessLog | None = None,
     ) -> None:
         """`relayed`: whether a path is for an engine."""
         self.backends, self.accountant = backends, accountant
         self.energy, self.timeouts = settings.energy, settings.timeouts
         self.max_body_bytes = int(settings.server.max_body_mb * 1_000_000)
         self._limits = Limits.of(settings.server)
-        self.telemetry, self._traces = telemetry, traces
+        self.telemetry, self._traces, self._access_log = telemetry, traces, access_log
         self._pools: dict[Backend, Pool] = {}
         self.front = Front(self._limits, relayed, self._open, _refuse)
 
@@ -62,16 +64,44 @@ class Relay:
             self._traces.arriving(traceparent if span is None else span.traceparent)
         return span
 
-    def finished(self, account: Account) -> None:
-        """A request has ended, in whatever way: the one place for those who watch requests end."""
+    def finished(self, account: Account, began_s: float) -> None:
+        """A request has ended, in whatever way: the one place for those who watch requests end.
+
+        Those that are accounted for are heard from the accountant by all who care.
+        """
+        if self._access_log is not None and not account.kept:
+            self._access_log.plain(
+                request_id=account.ask.request_id,
+                method=account.ask.method,
+                route=account.ask.path,
+                http_status=account.http_status,
+                duration_s=asyncio.get_running_loop().time() - began_s,
+                t_us=self.accountant.clock.now_us(),
+                backend=account.backend_id,
+                tenant=account.ask.tenant,
+            )
+
+    def use(self, settings: Settings) -> None:
+        """Go by these timeouts, and show energy as these say, from now on; requests under way as well."""
+        self.energy, self.timeouts = settings.energy, settings.timeouts
+        for pool in self._pools.values():
+            pool.connect_s = settings.timeouts.connect_s
+
+    def forget(self, backend: Backend) -> None:
+        """It has left and has nothing in flight any more: let go of the connections to it."""
+        pool = self._pools.pop(backend, None)
+        if pool is not None:
+            pool.close()
 
     async def watch(self) -> None:
         """Keep the timeouts; runs until cancelled."""
+        await sweep(self._watched, self._look_every_s)
+
+    def _look_every_s(self) -> float:
         limits, timeouts = self._limits, self.timeouts
-        every_s = period_s(
+        return period_s(
             limits.head_s, limits.body_idle_s, timeouts.first_byte_s, timeouts.idle_s, timeouts.total_s
         )
-        await sweep(self._watched, every_s)
 
     def _watched(self) -> list[Watched]:
         return [*self.front.connections, *self._pools.values()]

@@ -11,6 +11,8 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -77,13 +79,14 @@ def command(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        settings = _settings(config, urls, host, port, data_dir, no_meter)
+        load_settings = _loader(config, urls, host, port, data_dir, no_meter)
+        settings = load_settings()
         gpus = _gpus(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     _open_files()
     listener = _listen(settings)
-    app = create_app(settings, [gpu.gpu for gpu in gpus], version=__version__)
+    app = create_app(settings, [gpu.gpu for gpu in gpus], version=__version__, load=load_settings)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -109,6 +112,7 @@ def command(
                 return
             _banner(settings, gpus, listener.getsockname()[1])
             _tune_collector()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reloader.reload)
             await server.serve(sockets=[listener])
 
     try:
@@ -148,14 +152,15 @@ def _open_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _settings(
+def _loader(
     config: Path | None,
     urls: tuple[str, ...],
     host: str | None,
     port: int | None,
     data_dir: Path | None,
     no_meter: bool,
-) -> Settings:
+) -> Callable[[], Settings]:
+    """Reads the settings, each time it is called. Ends the program where there is nothing to read."""
     if config is None and not urls and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     if config is None and not urls and "JOULEGATE_BACKENDS" not in os.environ:
@@ -165,15 +170,12 @@ def _settings(
     if urls:
         ids = ["engine"] if len(urls) == 1 else [f"engine-{i}" for i in range(1, len(urls) + 1)]
         values["backends"] = [{"id": i, "url": url} for i, url in zip(ids, urls, strict=True)]
-    return load(
-        config,
-        values,
-        {
-            "server": {"host": host, "port": port},
-            "data_dir": data_dir,
-            "meter": {"source": "none" if no_meter else None},
-        },
-    )
+    options = {
+        "server": {"host": host, "port": port},
+        "data_dir": data_dir,
+        "meter": {"source": "none" if no_meter else None},
+    }
+    return partial(load, config, values, options)
 
 
 def _gpus(settings: Settings) -> list[FoundGpu]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -28,6 +30,9 @@ def ready(request: Request) -> JSONResponse:
     reasons = [f"backend {b.id} does not answer" for b in state.backends.all if not b.up]
     blocking = list(reasons) if len(reasons) == len(state.backends.all) else []
     warnings = [] if blocking else reasons
+    now_s = time.monotonic()
+    ejected = [b.id for b in state.backends.all if b.up and b.passive.circuit(now_s) != "closed"]
+    warnings += [f"backend {name} fails requests and is left out" for name in ejected]
     if state.accountant.journal.failure is not None:
         blocking.append(f"the journal cannot be written: {state.accountant.journal.failure}")
     if state.writer.last_error is not None:

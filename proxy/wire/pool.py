@@ -30,7 +30,7 @@ class Pool:
         """What Host says where the client does not say it."""
         self.prefix = parts.path.rstrip("/").encode("latin-1")
         """Path before every path."""
-        self._connect_s = connect_s
+        self.connect_s = connect_s
         self._idle: list[Line] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class Pool:
 
     async def _connect(self, ready: Callable[[Line], None], failed: Callable[[OSError], None]) -> None:
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout(self.connect_s):
                 _, line = await self._loop.create_connection(
                     lambda: Line(self, self._loop), self._host, self._port, ssl=self._tls
                 )

@@ -20,11 +20,11 @@ def period_s(*timeouts_s: float | None) -> float:
     return min(max(shortest / 10, FINEST_S), COARSEST_S)
 
 
-async def sweep(watched: Callable[[], Collection[Watched]], every_s: float) -> None:
-    """Runs until cancelled."""
+async def sweep(watched: Callable[[], Collection[Watched]], every_s: Callable[[], float]) -> None:
+    """Runs until cancelled. `every_s` is asked each time, as timeouts can change."""
     loop = asyncio.get_running_loop()
     while True:
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(every_s())
         now_s = loop.time()
         for one in list(watched()):
             one.look(now_s)

@@ -55,10 +55,7 @@ def main(full: bool) -> None:
         missing = str(error)
         print(f"Zeus is not compared: {missing}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="joulegate-meters-") as directory:
-        samples = [
-            measure(Path(directory) / name, 20.0 if full else 5.0, burn)
-            for name, burn in (("alone", False), ("beside", True))
-        ]
+        samples = measure(Path(directory) / "sampler", 20.0 if full else 5.0)
         rows, lag_us = _errors(Path(directory) / "windows", interpreter, full)
     report.show(rows, samples, lag_us / 1000)
     if full:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from accounting.events import CounterReads
+from accounting.events import CounterReads, MeterQuality
 from accounting.meters.meter import NvmlMeter
 from benchmarks.metering.ours import CLOCK, DRAIN_S, START_S
 from simulator.gpu.board import H100, Board
@@ -37,7 +37,8 @@ class Sampled:
     gap_max_ms: float
 
 
-def measure(directory: Path, seconds: float, beside_burner: bool) -> Sampled:
+def measure(directory: Path, seconds: float) -> list[Sampled]:
+    """So long alone, then so long beside the burner. Raises RuntimeError where the GPUs are not read."""
     directory.mkdir()
     library = build(directory)
     board = Board.create(directory / "board", [H100.numbered(n) for n in range(GPUS)])
@@ -45,21 +46,26 @@ def measure(directory: Path, seconds: float, beside_burner: bool) -> Sampled:
     meter.set_busy(True)
     meter.start()
     try:
-        with _burner(beside_burner):
-            _wait_for_all(meter)
-            return _watch(meter, seconds, beside_burner)
+        _wait_for_default_rate(meter)
+        sampled = []
+        for beside_burner in (False, True):
+            with _burner(beside_burner):
+                sampled.append(_watch(meter, seconds, beside_burner))
     finally:
         meter.close()
         board.close()
+    return sampled
 
 
-def _wait_for_all(meter: NvmlMeter) -> None:
-    heard: set[str] = set()
+def _wait_for_default_rate(meter: NvmlMeter) -> None:
+    """It begins with some seconds of fast reads, to check the counters: wait until all have been checked."""
+    checked: set[str] = set()
     deadline_s = time.monotonic() + START_S
-    while len(heard) < GPUS:
-        heard |= {event.gpu for event in meter.drain() if isinstance(event, CounterReads)}
+    while len(checked) < GPUS:
+        found = meter.drain()
+        checked |= {event.gpu for event in found if isinstance(event, MeterQuality) and event.check}
         if time.monotonic() > deadline_s:
-            raise RuntimeError(f"only {len(heard)} of {GPUS} simulated GPUs are read")
+            raise RuntimeError(f"only {len(checked)} of {GPUS} simulated GPUs have been checked")
         time.sleep(DRAIN_S)
 
 

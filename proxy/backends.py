@@ -199,7 +199,8 @@ class Backends:
                 return self.all[0]
         now_s = time.monotonic()
         serving = [backend for backend in self._serving(model) if backend not in avoid]
-        up = [backend for backend in serving if backend.up is not False]
+        up = [backend for backend in serving if backend.up]
+        up = up or [backend for backend in serving if backend.up is None]  # not looked at yet: they may be
         if not up:
             which = ", ".join(backend.id for backend in serving) or "none is left"
             message = f"no backend that serves the model `{model}` answers ({which})"

@@ -11,13 +11,16 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import zlib
 from typing import NamedTuple
 
 CAPACITY = 16_384
 """Records: at 30 ms, eight GPUs fill the ring in one minute."""
 
 _HEADER = 64
-_RECORD = struct.Struct("=QIiqqQQ")
+_BODY = struct.Struct("=QIiqqQ")
+_CHECK = struct.Struct("=Q")
+_SIZE = _BODY.size + _CHECK.size
 _WORD = 2**64 - 1
 
 
@@ -39,7 +42,7 @@ class Ring:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._map = mmap.mmap(fd, _HEADER + CAPACITY * _RECORD.size)
+        self._map = mmap.mmap(fd, _HEADER + CAPACITY * _SIZE)
         self._words = memoryview(self._map)[:_HEADER].cast("Q")  # stored and loaded as one word
         self._tail = 0
 
@@ -47,22 +50,19 @@ class Ring:
     def create(cls) -> Ring:
         """A new, empty ring; its `fd` can be inherited by a child that then calls `Ring(fd)`."""
         fd = os.memfd_create("joulegate-ring")
-        os.ftruncate(fd, _HEADER + CAPACITY * _RECORD.size)
+        os.ftruncate(fd, _HEADER + CAPACITY * _SIZE)
         return cls(fd)
 
     @property
     def head(self) -> int:
         return self._words[0]
 
-    def write(self, read: Read) -> None:
+    def write(self, gpu: int, t_lo_us: int, t_hi_us: int, energy_mj: int, status: int) -> None:
         """Append a record; the oldest one gives way when the ring is full."""
         number = self._words[0]
-        check = _check(number, read.gpu, read.status, read.t_lo_us, read.t_hi_us, read.energy_mj)
-        record = _RECORD.pack(
-            number, read.gpu, read.status, read.t_lo_us, read.t_hi_us, read.energy_mj & _WORD, check
-        )
-        at = _slot(number)
-        self._map[at : at + _RECORD.size] = record
+        body = _BODY.pack(number, gpu, status, t_lo_us, t_hi_us, energy_mj & _WORD)
+        at = _HEADER + number % CAPACITY * _SIZE
+        self._map[at : at + _SIZE] = body + _CHECK.pack(zlib.crc32(body) + 1)
         self._words[0] = number + 1
 
     def drain(self) -> tuple[list[tuple[int, Read]], int]:
@@ -73,11 +73,11 @@ class Ring:
             self._tail += lost
         records = []
         while self._tail < head:
-            at = _slot(self._tail)
-            number, gpu, status, t_lo_us, t_hi_us, energy_mj, check = _RECORD.unpack(
-                self._map[at : at + _RECORD.size]
-            )
-            if check != _check(number, gpu, status, t_lo_us, t_hi_us, energy_mj) or number != self._tail:
+            at = _HEADER + self._tail % CAPACITY * _SIZE
+            record = self._map[at : at + _SIZE]
+            body = record[: _BODY.size]
+            number, gpu, status, t_lo_us, t_hi_us, energy_mj = _BODY.unpack(body)
+            if record[_BODY.size :] != _CHECK.pack(zlib.crc32(body) + 1) or number != self._tail:
                 if self.head - self._tail < CAPACITY:
                     break  # not wholly visible yet: the next call finds it
                 lost += 1  # the writer has lapped us
@@ -92,14 +92,3 @@ class Ring:
             self._words.release()
             self._map.close()
             os.close(self.fd)
-
-
-def _slot(number: int) -> int:
-    return _HEADER + number % CAPACITY * _RECORD.size
-
-
-def _check(number: int, gpu: int, status: int, t_lo_us: int, t_hi_us: int, energy_mj: int) -> int:
-    mixed = (
-        number * 0x9E37_79B9_7F4A_7C15 + gpu * 3 + status * 5 + t_lo_us * 7 + t_hi_us * 11 + energy_mj * 13
-    )
-    return (mixed + 1) & _WORD

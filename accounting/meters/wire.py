@@ -37,6 +37,8 @@ class GpuInfo(msgspec.Struct, frozen=True, kw_only=True):
     simulated: bool
     method: MeterMethod
     problem: str | None = None
+    code: str | None = None
+    """The problem's code, as in `MeterDown`."""
     sources: list[SourceInfo] = []
     """Every way to read its energy, best first. The first without a problem is the one in use."""
     mig: list[str] | None = None
@@ -58,6 +60,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     gpus: list[str] | None = None
     library: str | None = None
     counter_lag_us: int | None = None
+    check_s: float = 5.0
+    """How long the counter is compared with power at first, and its steps learnt; 0: not at all."""
+    patience_s: float = 10.0
+    """How long one GPU may take to answer before it is listed as hanging."""
     better_s: float = 30.0
     """How long a GPU that is not read the best way goes on so before the best way is tried again."""
 
@@ -78,3 +84,4 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 
     gpus: list[GpuInfo] = []
     problem: str | None = None
+    code: str | None = None

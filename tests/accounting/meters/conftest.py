@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,10 +33,16 @@ def watch() -> Iterator[Callable[..., Watched]]:
     watched: list[Watched] = []
 
     def start(
-        library: Path, *, gpus: list[str] | None = None, busy: bool = True, **periods: float
+        library: Path,
+        *,
+        gpus: list[str] | None = None,
+        busy: bool = True,
+        check_s: float = 0.0,
+        **periods: float,
     ) -> Watched:
         clock = Clock.anchored_now()
-        meter = NvmlMeter(clock, gpus=gpus, library=library, **periods)
+        more: dict[str, Any] = dict(periods)
+        meter = NvmlMeter(clock, gpus=gpus, library=library, check_s=check_s, **more)
         meter.set_busy(busy)
         watched.append(Watched(meter, clock))
         meter.start()

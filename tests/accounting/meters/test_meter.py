@@ -120,7 +120,7 @@ def test_where_instantaneous_power_is_missing_too_the_average_serves(
     machine.board.fault(0, ENERGY, code=3)
     machine.board.fault(0, "nvmlDeviceGetFieldValues", code=3)
     up = watch(machine.library).until_up(machine.uuids[0])
-    assert (up.method, up.lag_us) == ("nvml-power", 500_000)
+    assert (up.method, up.lag_us) == ("nvml-power-average", 500_000)
 
 
 def test_an_idle_meter_reads_seldom_and_at_once_when_work_begins(machines: Machines, watch: Watch) -> None:

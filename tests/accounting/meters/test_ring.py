@@ -11,10 +11,10 @@ from tests.accounting.meters.watching import wait_until
 
 WRITER = """
 import sys
-from accounting.meters.ring import Read, Ring
+from accounting.meters.ring import Ring
 ring = Ring(int(sys.argv[1]))
 for k in range(int(sys.argv[2])):
-    ring.write(Read(k % 8, k, k + 1, 1000 + k, 0))
+    ring.write(k % 8, k, k + 1, 1000 + k, 0)
 """
 
 
@@ -30,10 +30,10 @@ def test_records_come_out_once_and_in_order() -> None:
     ring = Ring.create()
     reader = other_end(ring)
     for k in range(3):
-        ring.write(some(k))
+        ring.write(*some(k))
     assert reader.drain() == ([(k, some(k)) for k in range(3)], 0)
     assert reader.drain() == ([], 0)
-    ring.write(some(3))
+    ring.write(*some(3))
     assert reader.drain() == ([(3, some(3))], 0)
     reader.close()
     ring.close()
@@ -43,7 +43,7 @@ def test_a_writer_that_laps_the_reader_does_not_wait_and_the_loss_is_told() -> N
     ring = Ring.create()
     reader = other_end(ring)
     for k in range(CAPACITY + 10):
-        ring.write(some(k))
+        ring.write(*some(k))
     records, lost = reader.drain()
     assert lost == 10
     assert records == [(k, some(k)) for k in range(10, CAPACITY + 10)]
@@ -54,8 +54,8 @@ def test_a_writer_that_laps_the_reader_does_not_wait_and_the_loss_is_told() -> N
 def test_a_record_that_is_not_wholly_visible_is_left_for_later() -> None:
     ring = Ring.create()
     reader = other_end(ring)
-    ring.write(some(0))
-    ring.write(some(1))
+    ring.write(*some(0))
+    ring.write(*some(1))
     energy_byte = 64 + 48 + 32  # of the second record
     whole = os.pread(ring.fd, 1, energy_byte)
     os.pwrite(ring.fd, bytes([whole[0] ^ 0xFF]), energy_byte)

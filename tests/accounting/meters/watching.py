@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from accounting.clock import Clock
-from accounting.events import CounterReads, MeterDown, MeterUp
+from accounting.events import CounterReads, GpuTelemetry, MeterDown, MeterQuality, MeterUp
 from accounting.meters.meter import MeterEvent, NvmlMeter
 
 DEADLINE_S = 30.0
@@ -50,6 +50,12 @@ class Watched:
     def downs(self, gpu: str) -> list[MeterDown]:
         return [e for e in self.events if isinstance(e, MeterDown) and e.gpu == gpu]
 
+    def qualities(self, gpu: str) -> list[MeterQuality]:
+        return [e for e in self.events if isinstance(e, MeterQuality) and e.gpu == gpu]
+
+    def telemetry(self, gpu: str) -> list[GpuTelemetry]:
+        return [e for e in self.events if isinstance(e, GpuTelemetry) and e.gpu == gpu]
+
     def reads(self, gpu: str) -> list[tuple[int, int, int]]:
         """(t_lo_us, t_hi_us, energy_mj), in order."""
         batches = [e for e in self.events if isinstance(e, CounterReads) and e.gpu == gpu]
@@ -69,7 +75,7 @@ class Watched:
         return self.ups(gpu)[times - 1]
 
     def kinds(self, gpu: str) -> str:
-        """The events of one GPU in order, e.g. "u r d u r", neighbouring batches of reads taken together."""
+        """The events of one GPU that the ledger hears, in order, e.g. "u r d u r", batches taken together."""
         letters = {MeterUp: "u", MeterDown: "d", CounterReads: "r"}
-        said = [letters[type(e)] for e in self.events if e.gpu == gpu]
+        said = [letters[type(e)] for e in self.events if e.gpu == gpu and type(e) in letters]
         return " ".join(a for a, b in zip(said, [*said[1:], ""], strict=True) if not (a == b == "r"))

@@ -107,9 +107,10 @@ class Line(asyncio.Protocol):
         self._new()
         self._caller, self._to_head, self._sent_whole = caller, to_head, whole
         self.last_s = self._loop.time()
-        write = self.transport.write
-        for part in parts:
-            write(part)
+        if len(parts) == 1:
+            self.transport.write(parts[0])
+        else:
+            self.transport.writelines(parts)
 
     def more(self, data: Bytes, *, last: bool = False) -> None:
         """A further piece of the request's body, framed as its head said."""

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from proxy.wire.server import Connection, Request
 
 
+JOINED_BYTES = 65_536
+"""Each write is a system call: up to this size copying costs less than a second one."""
+
+
 class Reply:
     """`begin`, any number of `send`, `end`: each writes at once. After the client has left nothing is to be
     called. A client of HTTP/1.0 gets no chunks: there the end of the connection is the end of the body.
@@ -27,6 +31,9 @@ class Reply:
         self, status: int, headers: Headers, *, length: int | None, reason: bytes | None = None
     ) -> None:
         """The head. `headers` without framing; `length` of the body, None where it is not known."""
+        self._write(self._head(status, headers, length, reason))
+
+    def _head(self, status: int, headers: Headers, length: int | None, reason: bytes | None) -> bytes:
         self.begun = True
         request = self._request
         self._bodyless = request.method == "HEAD" or status in NO_BODY
@@ -43,7 +50,7 @@ class Reply:
             request.keep_alive = False
         if not request.keep_alive:
             framing += b"connection: close\r\n"
-        self._write(write_answer(status, reason, headers, framing))
+        return write_answer(status, reason, headers, framing)
 
     def send(self, data: bytes) -> None:
         """A piece of the body; not an empty one, which would end it."""
@@ -54,9 +61,13 @@ class Reply:
 
     def whole(self, status: int, headers: Headers, body: bytes, *, reason: bytes | None = None) -> None:
         """All of an answer."""
-        self.begin(status, headers, length=len(body), reason=reason)
-        if body and not self._bodyless:
-            self._write(body)
+        head = self._head(status, headers, len(body), reason)
+        if self._bodyless:
+            self._write(head)
+        elif len(body) <= JOINED_BYTES:
+            self._write(head + body)
+        else:
+            self._connection.transport.writelines([head, body])
 
     def end(self, trailers: list[Header] | None = None) -> None:
         """The end of the body."""

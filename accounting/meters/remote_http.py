@@ -145,6 +145,8 @@ class Remote:
         except httpx.TimeoutException as error:
             raise self._slow() from error
         except (httpx.RemoteProtocolError, httpx.DecodingError) as error:
+            if "disconnected" in str(error):  # httpcore has no class of its own for it
+                raise self.unreachable("it ended the connection") from error
             raise self.bad(str(error)) from error
         except httpx.TransportError as error:
             raise self.unreachable(f"the connection broke off: {error}") from error

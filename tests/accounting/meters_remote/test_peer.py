@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
-import httpx
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
@@ -27,7 +25,8 @@ from proxy.meter_server import create_meter_app
 from simulator.gpu.library import build
 from tests.accounting.meters.watching import wait_until
 from tests.accounting.meters_remote.hearing import Heard, peer
-from tests.simulator.gpu.machine import Machine, Machines
+from tests.accounting.meters_remote.node import Node
+from tests.simulator.gpu.machine import Machines
 
 Hear = Callable[[Meter], Heard]
 TOKEN = "a-token-that-nobody-may-see"
@@ -45,62 +44,11 @@ def machines(tmp_path: Path, compiled: Path) -> Iterator[Machines]:
     made.close()
 
 
-class Node:
-    """`joulegate meter` as a process, on a machine with simulated GPUs."""
-
-    def __init__(self, machine: Machine, token: str | None = None) -> None:
-        self._machine, self._token = machine, token
-        self._port = "0"
-        self.url = ""
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "joulegate", "meter", "--port", self._port]
-        command += ["--library", str(self._machine.library), "--node", "node7"]
-        environment = dict(os.environ)
-        if self._token is not None:
-            command += ["--token-env", "TEST_METER_TOKEN"]
-            environment["TEST_METER_TOKEN"] = self._token
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
-        )
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        line = self._process.stdout.readline()
-        assert "listens on " in line, self._process.stderr.read()
-        self.url = line.split()[-1]
-        self._port = self.url.rsplit(":", 1)[1]
-        wait_until(self._answers, "the node's meter")
-
-    def _answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.url}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._wait()
-
-    def stop(self) -> tuple[int, str]:
-        """How it ended, and what it said on the standard error."""
-        self._process.send_signal(signal.SIGTERM)
-        return self._wait()
-
-    def _wait(self) -> tuple[int, str]:
-        _, error = self._process.communicate(timeout=30)
-        return self._process.returncode, error
-
-    def close(self) -> None:
-        if self._process.poll() is None:
-            self.kill()
-
-
 def test_reads_of_a_node_come_as_they_were_made_there(
     hear: Hear, stack: ExitStack, machines: Machines
 ) -> None:
     machine = machines.make(2)
-    node = Node(machine)
+    node = Node(machine.library)
     stack.callback(node.close)
     clock = Clock.anchored_now()
     begin_us = clock.now_us()
@@ -122,7 +70,7 @@ def test_a_node_that_dies_is_told_and_read_again_when_it_is_back(
     hear: Hear, stack: ExitStack, machines: Machines
 ) -> None:
     machine = machines.make()
-    node = Node(machine)
+    node = Node(machine.library)
     stack.callback(node.close)
     heard = hear(peer(node.url))
     uuid = machine.uuids[0]
@@ -140,7 +88,7 @@ def test_a_gpu_lost_over_there_is_told_in_the_words_of_there(
     hear: Hear, stack: ExitStack, machines: Machines
 ) -> None:
     machine = machines.make(2)
-    node = Node(machine)
+    node = Node(machine.library)
     stack.callback(node.close)
     heard = hear(peer(node.url))
     lost, other = machine.uuids
@@ -158,7 +106,7 @@ def test_a_token_is_asked_for_and_never_written_down(
     hear: Hear, stack: ExitStack, machines: Machines, tmp_path: Path
 ) -> None:
     machine = machines.make()
-    node = Node(machine, TOKEN)
+    node = Node(machine.library, TOKEN)
     stack.callback(node.close)
     file = tmp_path / "token"
     file.write_text("not-it")

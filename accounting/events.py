@@ -110,6 +110,8 @@ class MeterUp(Event, tag="meter", frozen=True, kw_only=True):
     """Why nothing better is used; None where this is the best there is."""
     new_epoch: bool = False
     """The counter started over or jumped: what was drawn since the last read before this is not known."""
+    node: str | None = None
+    """Name of the machine it is in; None: the one where joulegate runs, or not told."""
 
 
 class MeterDown(Event, tag="meter_down", frozen=True, kw_only=True):

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from accounting.events import AnyEvent, MeterDown, MeterUp
+from accounting.events import AnyEvent
 from accounting.records import BookEntry, Output, RequestRecord
 from accounting.service import Accountant
 from proxy import settings_observe as settings
 from proxy.access_log import AccessLog
 from proxy.backends import Backends
+from proxy.gpu_metrics import GpuMetrics
 from proxy.operations import operation_of
 from proxy.tallies import Counters, Histograms, Names, Shown
 from proxy.telemetry import Telemetry
@@ -82,8 +83,8 @@ class Metrics:
             "books_uncovered_seconds", "Time of each GPU whose energy is not known.", ("gpu",)
         )
         self._unbalanced = self._counters("books_unbalanced", "Intervals out of balance.", ("gpu",))
-        self._meter_up: dict[str, float] = {}
-        self.registry.register(Shown(self._meters))
+        self._gpus = GpuMetrics()
+        self.registry.register(Shown(self._gpus.collect))
 
     def _counters(self, name: str, text: str, labels: tuple[str, ...]) -> Counters:
         counters = Counters(f"joulegate_{name}", text, labels)
@@ -109,22 +110,13 @@ class Metrics:
         return generate_latest(self.registry)
 
     def event(self, event: AnyEvent) -> None:
-        if isinstance(event, MeterUp):
-            self._meter_up[event.gpu] = 1.0
-        elif isinstance(event, MeterDown):
-            self._meter_up[event.gpu] = 0.0
+        self._gpus.event(event)
 
     def output(self, output: Output) -> None:
         if isinstance(output, RequestRecord):
             self._request(output)
         elif isinstance(output, BookEntry):
             self._book(output)
-
-    def _meters(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("joulegate_meter_up", "Whether the GPU can be read.", labels=["gpu"])
-        for gpu, value in self._meter_up.items():
-            up.add_metric([gpu], value)
-        yield up
 
     def _book(self, entry: BookEntry) -> None:
         parts = {

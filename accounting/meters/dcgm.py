@@ -38,6 +38,7 @@ class Row(msgspec.Struct):
     """What the page says of one GPU."""
 
     device: str
+    node: str | None = None
     energy_mj: int | None = None
     power_mw: int | None = None
 
@@ -114,6 +115,7 @@ class Dcgm:
             t_us=t_us,
             gpu=gpu,
             device=row.device,
+            node=row.node,
             method="dcgm-counter" if counted else "dcgm-power",
             period_us=self._update_us if counted else 0,
         )
@@ -131,7 +133,7 @@ class Dcgm:
                 continue
             if self._host is not None and host != self._host:
                 continue
-            row = rows.setdefault(gpu, Row(labels.get("modelName") or "unknown GPU"))
+            row = rows.setdefault(gpu, Row(labels.get("modelName") or "unknown GPU", host or None))
             if sample.name == ENERGY:
                 row.energy_mj = max(row.energy_mj or 0, int(sample.value))
             else:

@@ -99,7 +99,13 @@ class Peer:
                 "CLOCK_UNSURE", f"{self.name} answers too slowly to know what time it has there"
             )
         ahead_us, unsure_us = offset
-        return [_ours(event, ahead_us, unsure_us) for event in told.events]
+        ours = [_ours(event, ahead_us, unsure_us) for event in told.events]
+        return [
+            msgspec.structs.replace(event, node=event.node or told.node)
+            if isinstance(event, MeterUp)
+            else event
+            for event in ours
+        ]
 
 
 def _ours(event: MeterEvent, ahead_us: int, unsure_us: int) -> MeterEvent:

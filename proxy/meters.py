@@ -18,8 +18,10 @@ from accounting.meters.peer import Peer
 from accounting.meters.remote import RemoteMeter, Source
 from accounting.meters.remote_http import Remote, RemoteError, Token
 from accounting.meters.several import Several
+from accounting.meters.visible import visible
+from accounting.meters.wire import GpuInfo
 from accounting.meters.zeusd import Zeusd
-from proxy.settings import Settings
+from proxy.settings import Backend, Settings, SettingsError
 from proxy.settings_meters import MeterSource
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class Found:
     meter: str
     gpus: list[FoundGpu]
     problem: str | None = None
+    listed: Sequence[GpuInfo] | None = None
+    """All of this machine's GPUs in PCI order; None where the meter is of another machine."""
 
 
 def sources(settings: Settings) -> list[MeterSource]:
@@ -55,6 +59,29 @@ def sources(settings: Settings) -> list[MeterSource]:
 def look(settings: Settings) -> list[Found]:
     """Ask each meter what it can measure, in the order of the settings. Blocks for seconds at worst."""
     return [_look(settings, source) for source in sources(settings)]
+
+
+def named(settings: Settings, found: Sequence[Found]) -> Settings:
+    """These settings with every backend's GPUs by UUID: where they say `cuda:0,1`, or name a MIG instance.
+
+    Raises SettingsError where `cuda:` shows none of this machine's GPUs.
+    """
+    listed = next((one.listed for one in found if one.listed is not None), None)
+    backends = [_named(one, listed, settings.meter.source != "none") for one in settings.backends]
+    return settings.model_copy(update={"backends": backends})
+
+
+def _named(backend: Backend, listed: Sequence[GpuInfo] | None, measured: bool) -> Backend:
+    if backend.gpus == "all":
+        return backend
+    if isinstance(backend.gpus, str):
+        uuids = visible(backend.gpus.removeprefix("cuda:"), listed or ())
+        if not uuids and measured:
+            here = ", ".join(f"{gpu.index}: {gpu.uuid or gpu.problem}" for gpu in listed or ()) or "none"
+            raise SettingsError(f"backend {backend.id}: {backend.gpus} shows no GPU of this machine ({here})")
+    else:
+        uuids = [next(iter(visible(gpu, listed or ())), gpu) for gpu in backend.gpus]
+    return backend.model_copy(update={"gpus": list(dict.fromkeys(uuids))})
 
 
 def build(settings: Settings, wanted: Sequence[str], clock: Clock) -> Meter | None:
@@ -112,6 +139,7 @@ def _meter(settings: Settings, source: MeterSource, gpus: Sequence[str], clock: 
             library=local.library,
             busy_period_s=local.busy_period_s,
             idle_period_s=local.idle_period_s,
+            counter_lag_us=round(local.counter_lag_ms * 1000) if local.counter_lag_ms is not None else None,
         )
     return RemoteMeter(_remote(source, clock), clock, gpus=gpus)
 
@@ -123,7 +151,7 @@ def _look(settings: Settings, source: MeterSource) -> Found:
         except MeterError as error:
             return Found("nvml", [], str(error))
         gpus = [FoundGpu(g.uuid, g.name or "unknown GPU", g.method) for g in listed if g.uuid is not None]
-        return Found("nvml", gpus)
+        return Found("nvml", gpus, listed=listed)
     remote = _remote(source, Clock.anchored_now())
     try:
         ups = remote.open()

@@ -79,8 +79,10 @@ class Backend(Group):
         pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the backend in records and metrics."
     )
     url: AnyHttpUrl = Field(description="Where the engine listens, without /v1.")
-    gpus: list[str] | Literal["all"] = Field(
-        "all", description="UUIDs of the GPUs it runs on, or all that the meter finds."
+    gpus: list[str] | str = Field(
+        "all",
+        description="UUIDs of the GPUs it runs on, or `all` that the meter finds, or `cuda:` with the "
+        "engine's CUDA_VISIBLE_DEVICES, such as `cuda:0,1`. A MIG instance stands for its whole GPU.",
     )
     models: list[str] | None = Field(
         None, description="Models it serves; asked from its /v1/models when left out."
@@ -91,8 +93,9 @@ class Backend(Group):
     @classmethod
     def _list_or_all(cls, gpus: object) -> object:
         # Said here, as the union's own complaint would be two lines, one per kind.
-        if gpus != "all" and not (isinstance(gpus, list) and all(isinstance(gpu, str) for gpu in gpus)):
-            raise ValueError("give a list of GPU UUIDs, or all")
+        word = gpus == "all" or (isinstance(gpus, str) and gpus.startswith("cuda:"))
+        if not word and not (isinstance(gpus, list) and all(isinstance(gpu, str) for gpu in gpus)):
+            raise ValueError("give a list of GPU UUIDs, or all, or cuda:0,1 as in CUDA_VISIBLE_DEVICES")
         return gpus
 
     @field_validator("url")

@@ -25,7 +25,7 @@ def command(file: Path) -> None:
     click.echo(f"{file} can be used: {count} backend{'s' if count > 1 else ''}")
     for backend in settings.backends:
         models = ", ".join(backend.models) if backend.models is not None else "as the engine says"
-        gpus = "all GPUs" if backend.gpus == "all" else f"{len(backend.gpus)} GPUs"
+        gpus = f"{len(backend.gpus)} GPUs" if isinstance(backend.gpus, list) else f"GPUs {backend.gpus}"
         click.echo(f"  {backend.id}: {backend.url} ({gpus}; models: {models})")
     if count > 1:
         affinity = " and ".join(settings.routing.affinity) or "no"

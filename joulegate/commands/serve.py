@@ -26,7 +26,7 @@ from accounting.otlp import OtlpError
 from accounting.store.engine import StoreError
 from joulegate import __version__
 from proxy.app import create_app
-from proxy.meters import FoundGpu, look
+from proxy.meters import Found, FoundGpu, look, named
 from proxy.settings import Settings, SettingsError, load
 
 DEFAULT_FILE = Path("joulegate.yaml")
@@ -79,13 +79,18 @@ def command(
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        load_settings = _loader(config, urls, host, port, data_dir, no_meter)
+        load_written = _loader(config, urls, host, port, data_dir, no_meter)
+        found = _look(load_written())
+
+        def load_settings() -> Settings:
+            return named(load_written(), found)
+
         settings = load_settings()
-        gpus = _gpus(settings)
     except SettingsError as error:
         raise click.ClickException(str(error)) from error
     _open_files()
     listener = _listen(settings)
+    gpus = list({gpu.gpu: gpu for one in reversed(found) for gpu in one.gpus}.values())
     app = create_app(settings, [gpu.gpu for gpu in gpus], version=__version__, load=load_settings)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -178,17 +183,17 @@ def _loader(
     return partial(load, config, values, options)
 
 
-def _gpus(settings: Settings) -> list[FoundGpu]:
-    """The GPUs that can be measured. Ends the program where a meter tells none and the settings want all."""
+def _look(settings: Settings) -> list[Found]:
+    """What can be measured. Ends the program where a meter tells nothing and the settings want its GPUs."""
     found = look(settings)
     problems = [one.problem for one in found if one.problem is not None]
-    if problems and any(backend.gpus == "all" for backend in settings.backends):
+    if problems and any(isinstance(backend.gpus, str) for backend in settings.backends):
         click.echo(NO_GPU.format(error="\n".join(problems)), err=True)
         sys.exit(2)
     for problem in problems:
         # GPUs are named: they may come back, and requests are served meanwhile.
         logging.getLogger(__name__).error("not all GPUs can be measured now: %s", problem)
-    return list({gpu.gpu: gpu for one in reversed(found) for gpu in one.gpus}.values())
+    return found
 
 
 def _listen(settings: Settings) -> socket.socket:

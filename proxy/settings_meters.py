@@ -25,12 +25,6 @@ class Meter(Group):
     idle_period_s: float = Field(
         1.0, ge=0.05, le=4.0, description="Time between reads of the counter when nothing runs."
     )
-    counter_lag_s: float | None = Field(
-        None,
-        ge=0.0,
-        le=1.0,
-        description="How far the GPUs' energy counters trail the truth, where that was measured.",
-    )
     counter_lag_ms: float | None = Field(
         None,
         ge=0,

@@ -61,6 +61,8 @@ class Curve(msgspec.Struct):
     last_mj: int | None = None
     last_lo_us: int = 0
     lag_us: int = 0
+    period_us: int = 0
+    """Time between two changes of what the meter serves, where that is longer than COUNTER_PERIOD_US."""
     epoch_open: bool = False
 
     def read(self, t_lo_us: int, t_hi_us: int, energy_mj: int, settled_us: int) -> None:
@@ -80,7 +82,7 @@ class Curve(msgspec.Struct):
         if energy_mj == self.last_mj:
             self.last_lo_us = t_lo_us
             return
-        width = min(t_hi_us - self.last_lo_us, COUNTER_PERIOD_US)
+        width = min(t_hi_us - self.last_lo_us, max(COUNTER_PERIOD_US, self.period_us))
         t_us = t_hi_us - width // 2 - self.lag_us
         self._step(t_us, (energy_mj - self.last_mj) * 1000, width // 2, settled_us)
         self.last_mj, self.last_lo_us = energy_mj, t_lo_us
@@ -113,7 +115,7 @@ class Curve(msgspec.Struct):
             self.edges.append(
                 Edge(start_us, last.energy_uj, last.unmeasured_uj, last.covered_us, last.half_width_us)
             )
-        seen = start_us == last.t_us and t_us - last.t_us <= MAX_GAP_US
+        seen = start_us == last.t_us and t_us - last.t_us <= MAX_GAP_US + self.slack_us
         self.edges.append(
             Edge(
                 t_us,
@@ -123,6 +125,11 @@ class Curve(msgspec.Struct):
                 half_width_us,
             )
         )
+
+    @property
+    def slack_us(self) -> int:
+        """Longer than for a counter of its own pace to wait for what a slow one says: one update may fail."""
+        return 2 * self.period_us
 
     @property
     def known_until_us(self) -> int | None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accounting.events import EngineTimes, RequestStarted, Status, Usage
-from accounting.ledger.intervals import RING
+from accounting.ledger.intervals import RING, number
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -193,12 +193,14 @@ class Flights:
             handle=handle, told=told, numbers=numbers, tokens=self.tokens[row].tolist(), by_gpu=by_gpu
         )
 
-    def take_up(self, request: OpenRequest, group: int, column: int) -> None:
-        """Add a request as `write_down` gave it."""
+    def take_up(self, request: OpenRequest, group: int, column: int, settled_us: int) -> None:
+        """Add a request as `write_down` gave it, when its group was settled up to `settled_us`."""
         row = self.add(request.handle, request.told, group, column)
         for name, value in request.numbers.items():
             self.__dict__[name][row] = value
         for name, values in request.by_gpu.items():
             self.__dict__[name][row, : len(values)] = values
-        self.tokens[row] = request.tokens
+        pages = len(request.tokens)  # an older joulegate had fewer
+        for k in range(number(settled_us), number(settled_us) + pages):
+            self.tokens[row, k % RING] = request.tokens[k % pages]
         self.works[row] = request.told.status not in ("client_error", "rejected")

@@ -58,6 +58,7 @@ class Groups:
             gpu.curve.break_epoch()  # integrated power starts at 0 whenever its meter starts
         gpu.method, gpu.simulated = event.method, event.simulated
         gpu.curve.lag_us = event.lag_us
+        gpu.curve.period_us = min(max(event.period_us, 0), intervals.MOST_PERIOD_US)
         moved = gpu.device != event.device or gpu.power_limit_mw not in (None, event.power_limit_mw)
         gpu.device, gpu.power_limit_mw = event.device, event.power_limit_mw
         if moved:

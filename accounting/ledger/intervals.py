@@ -5,8 +5,12 @@ from __future__ import annotations
 INTERVAL_US = 500_000
 """Length of an interval. At least twice the counter's period, or its edges blur the shares."""
 
-RING = 16
+RING = 160
 """Intervals that can be open at a time: more than the longest wait for a counter."""
+
+MOST_PERIOD_US = 30_000_000
+"""Counters that change more seldom are waited for as if they changed this often: twice it, and some, is what
+the ring holds."""
 
 
 def number(t_us: int) -> int:

@@ -42,7 +42,8 @@ HOLD_US = 300_000
 """An interval waits this long past its end, so that short unstreamed answers are known when it is split."""
 
 MAX_WAIT_US = 5_000_000
-"""An interval waits at most this long for the counter; then it is booked without it."""
+"""An interval waits at most this long for the counter, and `Curve.slack_us` longer for a slow one; then it is
+booked without it."""
 
 
 class Ledger:
@@ -65,7 +66,8 @@ class Ledger:
         self._last_handles = dict(state.last_handles)
         for request in state.open.values():
             group, column = self._groups.place(request.told.backend, request.told.gpus)
-            self._flights.take_up(request, group, column)
+            settled_us = self._groups.all[group].settled_us if group >= 0 else 0
+            self._flights.take_up(request, group, column, settled_us)
 
     @property
     def open_requests(self) -> int:
@@ -286,12 +288,13 @@ def _next_end(group: Group, watermark_us: int) -> int | None:
     if watermark_us < end + HOLD_US:
         return None
     known = [gpu.curve.known_until_us for gpu in group.gpus]
+    wait_us = MAX_WAIT_US + max(gpu.curve.slack_us for gpu in group.gpus)
     if all(t is not None and t >= end for t in known):
         sure = min(min(t for t in known if t is not None), watermark_us - HOLD_US)
-    elif watermark_us < end + MAX_WAIT_US:
+    elif watermark_us < end + wait_us:
         return None
     else:
-        sure = watermark_us - MAX_WAIT_US  # a meter is away
+        sure = watermark_us - wait_us  # a meter is away
     # One entry, however long, for time without energy to share: else days of downtime would be settled half a
     # second at a time.
     for gpu in group.gpus:

@@ -101,9 +101,9 @@ class Telemetry:
 
     def again(self, span: Span) -> None:
         """The request is tried on another backend; its `accountant.start` follows. The span goes on."""
-        if span.uid:
-            self._by_uid.pop(span.uid, None)
-            self._ended.pop(span.uid, None)
+        self._open.pop(span.handle, None)
+        self._by_uid.pop(span.uid, None)
+        self._ended.pop(span.uid, None)
         span.record = span.ended_s = None
         span.tries += 1
         self._beginning = span

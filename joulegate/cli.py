@@ -10,6 +10,7 @@ from joulegate import __version__
 
 COMMANDS = {
     "serve": "run the proxy",
+    "meters": "what can be measured, how, and what to do about what is missing",
     "meter": "measure this machine's GPUs for a joulegate on another one",
     "check-config": "check a file with settings",
     "demo": "show joules per request on a simulated GPU",

@@ -87,4 +87,51 @@ class BookEntry(msgspec.Struct, kw_only=True):
     simulated: bool
 
 
-Output = RequestRecord | BookEntry
+class Correction(msgspec.Struct, kw_only=True):
+    """What a request's final record turned out to be off by, as something was told late. At most one each.
+
+    The figures ending in `_uj` are differences, to be added to the record's; what one request loses others
+    gain, so that no book changes. `uncertainty_uj` and `first_token_us` are the new values.
+    """
+
+    uid: str
+    request_id: str
+    corrected_us: int
+    prefill_uj: int
+    decode_uj: int
+    dynamic_uj: int | None
+    uncertainty_uj: int | None
+    first_token_us: int | None
+    shares: list[GpuShare]
+
+    @property
+    def energy_uj(self) -> int:
+        return self.prefill_uj + self.decode_uj
+
+
+Output = RequestRecord | BookEntry | Correction
+
+
+def corrected(record: RequestRecord, by: Correction) -> RequestRecord:
+    """The record with its correction added."""
+    gained = {share.gpu: share for share in by.shares}
+    none = GpuShare(gpu="")
+    return msgspec.structs.replace(
+        record,
+        energy_uj=(record.energy_uj or 0) + by.energy_uj,
+        prefill_uj=(record.prefill_uj or 0) + by.prefill_uj,
+        decode_uj=(record.decode_uj or 0) + by.decode_uj,
+        dynamic_uj=None
+        if record.dynamic_uj is None or by.dynamic_uj is None
+        else record.dynamic_uj + by.dynamic_uj,
+        uncertainty_uj=by.uncertainty_uj,
+        first_token_us=by.first_token_us,
+        shares=[
+            GpuShare(
+                gpu=share.gpu,
+                prefill_uj=share.prefill_uj + gained.get(share.gpu, none).prefill_uj,
+                decode_uj=share.decode_uj + gained.get(share.gpu, none).decode_uj,
+            )
+            for share in record.shares
+        ],
+    )

@@ -297,6 +297,7 @@ def replay_trace(path: Path) -> Iterator[Output]:
     ledger = Ledger()
     for event in read_trace(path).events():
         yield from ledger.hear(event)
+    yield from ledger.close()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

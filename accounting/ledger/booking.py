@@ -1,7 +1,7 @@
 """When a request's work was done, as far as its events tell: prefill windows and tokens laid into time.
 
-Energy is given once: work that would fall into settled time is booked where the open time begins, so that it
-is charged late rather than never.
+Energy is given once: work that would fall into time that is settled and no longer kept is booked where the
+kept time begins, so that it is charged late rather than never.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ FASTEST = 0.6
 """No prompt token takes less than this part of a quick one's time."""
 
 CACHED_MEMORY = 0.05
-UNSEEN_MEMORY = 0.05
 FIRSTS = 64
 
 
@@ -58,14 +57,14 @@ def assume_prompt(flights: Flights, row: int, backend: BackendState) -> None:
         prompt = float(max(usage.prompt_tokens, 1))
         cached = float(usage.cached_tokens or 0)
     else:
-        prompt = max(told.started.body_bytes / backend.bytes_per_token, 1.0)
+        prompt = backend.prompt_sizes.tokens(told.started.body_bytes)
         cached = prompt * backend.cached_part
     flights.prompt[row] = prompt
     flights.uncached[row] = max(prompt - cached, 1.0)
 
 
-def book_prefill(flights: Flights, row: int, backend: BackendState, first_us: int, settled_us: int) -> None:
-    """Give the prompt its window of time before the first token, leaving queueing free.
+def book_prefill(flights: Flights, row: int, backend: BackendState, first_us: int, floor_us: int) -> None:
+    """Give the prompt its window before the first token, leaving queueing free; none before `floor_us`.
 
     The engine works off prompts in turn, so the prefill began no earlier than the latest other first token;
     and it lasts no longer than its length allows. Where the engine gave its own times, they decide.
@@ -82,9 +81,8 @@ def book_prefill(flights: Flights, row: int, backend: BackendState, first_us: in
         quick_us = backend.us_per_prompt_token * float(flights.uncached[row])
         others = max((t for t in backend.last_first_us if t < first_us - SAME_STEP_US), default=0)
         begin = max(start, others, first_us - round(WINDOW_FACTOR * quick_us) - WINDOW_SLACK_US)
-    flights.pre0[row] = max(min(begin, first_us), settled_us)
-    flights.pre1[row] = max(first_us, settled_us)
-    flights.assumed[row] = flights.uncached[row]
+    flights.pre0[row] = max(min(begin, first_us), floor_us)
+    flights.pre1[row] = max(first_us, floor_us)
 
 
 def _bound_prompt(flights: Flights, row: int, backend: BackendState, first_us: int) -> None:
@@ -109,13 +107,15 @@ def expect_prompt(flights: Flights, row: int, backend: BackendState) -> None:
     start = int(flights.start[row])
     flights.pre0[row] = start
     flights.pre1[row] = start + round(backend.us_per_prompt_token * float(flights.uncached[row]))
-    flights.assumed[row] = flights.uncached[row]
 
 
-def book_unstreamed(flights: Flights, row: int, backend: BackendState, settled_us: int) -> None:
+def book_unstreamed(
+    flights: Flights, row: int, backend: BackendState, settled_us: int, first_us: int | None
+) -> None:
     """At the end of an answer that was not streamed: lay its work by the engine's own times, else by guess.
 
-    Without times the decode is taken to run at the speed of the backend's other requests up to the end.
+    Without times its first token came at `first_us`; where that is None too, the decode is taken to have run
+    at the speed of the backend's other requests up to the end.
     """
     told = flights.teller(row)
     start, end = int(flights.start[row]), int(flights.end[row])
@@ -123,21 +123,24 @@ def book_unstreamed(flights: Flights, row: int, backend: BackendState, settled_u
     tokens = float((usage.completion_tokens if usage is not None else None) or 0)
     if times is not None and times.generation_ms is not None:
         decode_us = round(times.generation_ms * 1000)
+    elif first_us is not None:
+        decode_us = end - first_us
     else:
         steps = max(tokens / float(flights.seqs[row]) - 1, 0.0)
         decode_us = round(steps / max(backend.tokens_per_s, 0.1) * 1e6)
     first = max(start, end - decode_us)
-    # Settled time has been charged by guess, and `trueup` mends that: here, only what came after is laid.
     book_prefill(flights, row, backend, first, 0)
+    flights.done[row], flights.tokens[row] = 0.0, 0.0
     if not tokens:
         return
     flights.first[row] = max(first, 1)
+    # Settled time was charged by guess, and `news` mends that: here, only what came after is laid.
     if end > first and settled_us > first:
         flights.done[row] = tokens * min(settled_us - first, end - first) / (end - first)
     add_tokens(flights, row, tokens - float(flights.done[row]), first, end, settled_us)
 
 
-def correct(flights: Flights, row: int, backend: BackendState, settled_us: int) -> None:
+def correct(flights: Flights, row: int, backend: BackendState) -> None:
     """Stream events are not exactly tokens, nor bytes prompt tokens: bring what is open to the usage."""
     usage = flights.teller(row).usage
     seen = int(flights.seen[row])
@@ -156,10 +159,8 @@ def learn(flights: Flights, row: int, backend: BackendState) -> None:
     usage = told.usage
     if usage is None or told.status != "ok":
         return
-    backend.unseen_part += UNSEEN_MEMORY * (float(not flights.streamed[row]) - backend.unseen_part)
     if usage.prompt_tokens:
-        seen = told.started.body_bytes / usage.prompt_tokens
-        backend.bytes_per_token += 0.1 * (min(max(seen, 0.5), 100.0) - backend.bytes_per_token)
+        backend.prompt_sizes.learn(told.started.body_bytes, usage.prompt_tokens)
         cached = min((usage.cached_tokens or 0) / usage.prompt_tokens, 1.0)
         backend.cached_part += CACHED_MEMORY * (cached - backend.cached_part)
     first, end, start = int(flights.first[row]), int(flights.end[row]), int(flights.start[row])

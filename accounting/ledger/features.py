@@ -47,7 +47,10 @@ class Work:
     """Context that each of a request's tokens reads, on average."""
     assumed: Floats
     """Of the tokens, those assumed of answers that are not streamed and still under way."""
+    sequences: Floats
     steps: float
+    steps_seen: bool
+    """Whether a stream that decoded throughout has told the steps."""
     others_tokens: float = 0.0
     others_prompt: float = 0.0
     """Work for requests that did not pass the proxy (`bypass.py`)."""
@@ -74,6 +77,11 @@ class Work:
             float(self.decoded.sum()) + self.others_tokens,
             float(self.reads.sum()) + self.others_tokens * self._mean(self.reads, self.decoded),
         ]
+
+    def recount(self) -> None:
+        """Tokens were changed. Where no stream has told the steps, the sequence that got most tokens does."""
+        if not self.steps_seen:
+            self.steps = float((self.tokens / self.sequences).max(initial=0.0))
 
     def assume(self, factor: float) -> None:
         """Something tells how fast the unseen answers really decode: this many times what was assumed."""
@@ -115,7 +123,7 @@ def present(flights: Flights, group: int, t0_us: int, t1_us: int) -> Ints:
     """Rows of the group's requests that were in flight in [t0_us, t1_us) or have work booked there."""
     n = flights.rows
     ends, begins = flights.end[:n], flights.start[:n]
-    mine = (flights.group[:n] == group) & (begins < t1_us)
+    mine = (flights.group[:n] == group) & (begins < t1_us) & ~flights.concluded[:n]
     there = (ends == 0) | (ends > t0_us) | ((flights.pre1[:n] >= t0_us) & (flights.pre1[:n] > ends))
     rows = np.flatnonzero(mine)
     late = flights.tokens[rows, number(t0_us) % RING] > 0
@@ -146,6 +154,7 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
     through = (first > 0) & (first <= t0_us + (1 - THROUGHOUT) * INTERVAL_US)
     through &= (end == 0) | (end >= t1_us - (1 - THROUGHOUT) * INTERVAL_US)
     through &= ~unseen
+    steps = _steps(tokens, sequences, through)
     return Work(
         rows=rows,
         in_flight_us=in_flight,
@@ -157,7 +166,9 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
         reads=decoded * context,
         context=context,
         assumed=assumed,
-        steps=_steps(tokens, sequences, through),
+        sequences=sequences,
+        steps=steps,
+        steps_seen=bool(through.any()),
     )
 
 

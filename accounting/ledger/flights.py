@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from accounting.events import EngineTimes, RequestStarted, Status, Usage
 from accounting.ledger.intervals import RING, number
+from accounting.records import RequestRecord
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -32,6 +33,8 @@ class Told(msgspec.Struct):
     usage: Usage | None = None
     times: EngineTimes | None = None
     quality: float | None = None
+    recorded: RequestRecord | None = None
+    """Its record, where that is out already and may still be corrected."""
 
 
 class OpenRequest(msgspec.Struct):
@@ -67,10 +70,9 @@ _INTS = (
     "edge_uj",
     "shared_uj",
 )
-# prompt: prompt tokens; uncached: those to compute; assumed: those to compute as first booked; done: tokens
-# generated in settled intervals; seqs: sequences (n times prompts) that decode side by side; guessed: tokens
-# charged on the guess that an unseen answer decodes.
-_FLOATS = ("prompt", "uncached", "assumed", "done", "seqs", "guessed")
+# prompt: prompt tokens; uncached: those to compute; done: tokens generated in settled intervals; seqs:
+# sequences (n times prompts) that decode side by side.
+_FLOATS = ("prompt", "uncached", "done", "seqs")
 _BY_GPU = ("prefill_uj", "decode_uj", "covered_us", "uncovered_us")
 
 
@@ -87,10 +89,8 @@ class Flights:
     shared_uj: Ints
     prompt: Floats
     uncached: Floats
-    assumed: Floats
     done: Floats
     seqs: Floats
-    guessed: Floats
     prefill_uj: Ints
     decode_uj: Ints
     covered_us: Ints
@@ -123,6 +123,8 @@ class Flights:
         self.streamed = np.zeros(size, np.bool_)
         self.works = np.zeros(size, np.bool_)
         """Whether the GPU does anything for it: not where the engine refused."""
+        self.concluded = np.zeros(size, np.bool_)
+        """Whether its record is out. It is kept as long as that may still be corrected."""
 
     def _resize(self, size: int, gpus_wide: int) -> None:
         old = self.__dict__.copy()
@@ -152,7 +154,7 @@ class Flights:
         self.row[handle], self.told[row], self.handle[row] = row, told, handle
         self.group[row], self.column[row] = group, column
         self.start[row] = told.started.t_us
-        self.streamed[row], self.works[row] = told.started.streamed, True
+        self.streamed[row], self.works[row], self.concluded[row] = told.started.streamed, True, False
         self.seqs[row] = max(told.started.sequences, 1)
         return row
 
@@ -197,10 +199,12 @@ class Flights:
         """Add a request as `write_down` gave it, when its group was settled up to `settled_us`."""
         row = self.add(request.handle, request.told, group, column)
         for name, value in request.numbers.items():
-            self.__dict__[name][row] = value
+            if name in _INTS or name in _FLOATS:  # an older joulegate wrote down others too
+                self.__dict__[name][row] = value
         for name, values in request.by_gpu.items():
             self.__dict__[name][row, : len(values)] = values
         pages = len(request.tokens)  # an older joulegate had fewer
         for k in range(number(settled_us), number(settled_us) + pages):
             self.tokens[row, k % RING] = request.tokens[k % pages]
         self.works[row] = request.told.status not in ("client_error", "rejected")
+        self.concluded[row] = request.told.recorded is not None

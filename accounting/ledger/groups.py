@@ -9,6 +9,7 @@ from accounting.ledger import intervals
 from accounting.ledger.curve import Curve
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
+from accounting.ledger.history import History
 from accounting.ledger.model import WorkModel
 from accounting.ledger.priors import prior_joules
 from accounting.ledger.settle import settle_group
@@ -23,8 +24,7 @@ class Groups:
         self.all: list[Group] = []
         self._models = dict(state.models)
         self._scales = dict(state.scales)
-        self._lessons = dict(state.lessons)
-        self._claims = dict(state.claims)
+        self._histories = {key: History.of(kept) for key, kept in state.histories.items()}
         self._form()
 
     def state(self) -> LedgerState:
@@ -35,8 +35,7 @@ class Groups:
             backends=self.backends,
             models=dict(self._models),
             scales=dict(self._scales),
-            lessons=dict(self._lessons),
-            claims=dict(self._claims),
+            histories={key: history.state() for key, history in self._histories.items() if history.kept},
         )
 
     def place(self, backend: str | None, gpus: list[str]) -> tuple[int, int]:
@@ -97,13 +96,13 @@ class Groups:
     def _keep(self, group: Group) -> None:
         key = "\n".join(group.names)
         self._models[key], self._scales[key] = group.model.state(), group.scale
-        self._lessons[key], self._claims[key] = group.lessons, group.claims
+        self._histories[key] = group.history
 
     def _forget_model(self, gpu: str) -> None:
         """What was learnt with this GPU holds no more."""
         for group in self.all:
             if any(g.gpu == gpu for g in group.gpus):
-                group.model, group.scale, group.lessons = WorkModel(len(group.backends)), None, []
+                group.model, group.scale, group.history = WorkModel(len(group.backends)), None, History()
 
     def _form(self) -> list[BookEntry]:
         """Find the groups anew: GPUs are together when a backend uses both."""
@@ -130,10 +129,10 @@ class Groups:
                     model=WorkModel(len(names), self._models.get(key)),
                     priors=[self._prior(name) for name in names],
                     scale=self._scales.get(key),
-                    lessons=self._lessons.get(key, []),
-                    claims=self._claims.get(key, []),
+                    history=self._histories.get(key) or History(),
                 )
             )
+        self._histories.clear()
         return entries
 
     def _prior(self, backend: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -30,12 +30,12 @@ from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
 from accounting.ledger.intervals import INTERVAL_US, RING, number
+from accounting.ledger.news import first_by_steps, lay_answer, lay_prompt, split_anew
 from accounting.ledger.provisional import add_estimate
-from accounting.ledger.record import METHOD, record_of
+from accounting.ledger.record import METHOD, correction_of, record_of
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
 from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, LedgerState
-from accounting.ledger.trueup import Guess, claim_prompt, claim_unstreamed
 from accounting.records import Output, RequestRecord
 
 HOLD_US = 300_000
@@ -68,15 +68,17 @@ class Ledger:
             group, column = self._groups.place(request.told.backend, request.told.gpus)
             settled_us = self._groups.all[group].settled_us if group >= 0 else 0
             self._flights.take_up(request, group, column, settled_us)
+        self._concluded = sum(request.told.recorded is not None for request in state.open.values())
 
     @property
     def open_requests(self) -> int:
         """Requests in flight, or ended and not settled."""
-        return len(self._flights)
+        return len(self._flights) - self._concluded
 
     def holds(self, handle: int) -> bool:
         """Whether this request is in flight, or ended and not settled."""
-        return handle in self._flights.row
+        row = self._flights.row.get(handle)
+        return row is not None and not self._flights.concluded[row]
 
     def watermark_us(self, source: int) -> int:
         """Everything that this source saw before has been heard; 0 if it was never heard."""
@@ -113,8 +115,7 @@ class Ledger:
                 if (backend := self._groups.backends.get(event.backend)) is not None:
                     bypass.count(backend, event)
             case RequestTimes():
-                if (row := self._flights.row.get(event.handle)) is not None and not self._flights.end[row]:
-                    self._flights.teller(row).times = sound_times(event.times)
+                self._times(event)
         return []
 
     def _declared(self, event: BackendDeclared) -> list[Output]:
@@ -171,8 +172,37 @@ class Ledger:
         group = self._group(row)
         if group is not None:
             backend = self._backend(row)
-            booking.book_prefill(self._flights, row, backend, first_us, group.settled_us)
+            floor_us = group.history.floor_us(group.settled_us)
+            booking.book_prefill(self._flights, row, backend, first_us, floor_us)
             booking.note_first(backend, first_us)
+            if self._flights.pre0[row] < group.settled_us:
+                lay_prompt(self._flights, row, group)
+
+    def _times(self, event: RequestTimes) -> None:
+        """An engine's trace came: as a rule when the request has ended, and often when it is settled."""
+        row = self._flights.row.get(event.handle)
+        if row is None or (told := self._flights.teller(row)).times is not None:
+            return
+        told.times = sound_times(event.times)
+        group = self._group(row)
+        if group is None or not self._flights.end[row] or told.status != "ok" or told.times is None:
+            return
+        if self._flights.streamed[row]:
+            first_us, backend = int(self._flights.first[row]), self._backend(row)
+            if first_us:
+                floor_us = group.history.floor_us(group.settled_us)
+                booking.book_prefill(self._flights, row, backend, first_us, floor_us)
+                lay_prompt(self._flights, row, group)
+        else:
+            self._book_answer(row, group)
+
+    def _book_answer(self, row: int, group: Group) -> None:
+        """Lay an answer that was not streamed into its time, as well as that is known."""
+        first_us = first_by_steps(self._flights, row, group)
+        booking.book_unstreamed(self._flights, row, self._backend(row), group.settled_us, first_us)
+        usage = self._flights.teller(row).usage
+        lay_prompt(self._flights, row, group)
+        lay_answer(self._flights, row, group, float((usage.completion_tokens if usage else None) or 0))
 
     def _finished(self, event: RequestFinished) -> list[Output]:
         flights = self._flights
@@ -191,12 +221,10 @@ class Ledger:
         backend = self._backend(row)
         told_tokens = told.usage.completion_tokens if told.usage is not None else None
         if flights.first[row] or flights.seen[row] or (flights.streamed[row] and not told_tokens):
-            booking.correct(flights, row, backend, group.settled_us)
-            claim_prompt(flights, row, group)
+            booking.correct(flights, row, backend)
+            lay_prompt(flights, row, group)
         elif event.status == "ok":
-            guess = Guess.of(flights, row)
-            booking.book_unstreamed(flights, row, backend, group.settled_us)
-            claim_unstreamed(flights, row, group, guess)
+            self._book_answer(row, group)
         booking.learn(flights, row, backend)
         return []
 
@@ -255,14 +283,53 @@ class Ledger:
             flights = self._flights
             settled = np.array([group.settled_us for group in self._groups.all], np.int64)
             ends, groups = flights.end[: flights.rows], flights.group[: flights.rows]
-            done = np.flatnonzero((groups >= 0) & (ends > 0) & (settled[groups] > ends))
+            over = (groups >= 0) & (ends > 0)
+            done = np.flatnonzero(over & (settled[groups] > ends) & ~flights.concluded[: flights.rows])
             out += [self._conclude(handle) for handle in np.sort(flights.handle[done]).tolist()]
+            floors = [group.history.floor_us(group.settled_us) for group in self._groups.all]
+            past = np.array(floors, np.int64)[groups] >= ends
+            sure = np.flatnonzero(over & past & flights.concluded[: flights.rows])
+            out += self._let_go(np.sort(flights.handle[sure]).tolist())
         return out
 
     def _conclude(self, handle: int) -> RequestRecord:
+        """Its final record. The request is kept as long as that may still be corrected."""
+        flights = self._flights
         record = self._record(handle, final=True)
-        self._flights.remove(handle)
+        row = flights.row[handle]
+        group = self._group(row)
+        if group is not None and group.history.floor_us(group.settled_us) < flights.end[row]:
+            flights.concluded[row] = True
+            flights.teller(row).recorded = record
+            self._concluded += 1
+        else:
+            flights.remove(handle)
         return record
+
+    def _let_go(self, handles: list[int]) -> list[Output]:
+        """Nothing more can become known of these: say what their records were off by."""
+        out: list[Output] = []
+        for handle in handles:
+            recorded = self._flights.teller(self._flights.row[handle]).recorded
+            assert recorded is not None
+            correction = correction_of(recorded, self._record(handle, final=True), self._now_us)
+            self._flights.remove(handle)
+            self._concluded -= 1
+            if correction is not None:
+                out.append(correction)
+        return out
+
+    def close(self) -> list[Output]:
+        """Nothing more will be heard: bring up to date what is kept, and say what records were off by."""
+        for group in self._groups.all:
+            split_anew(self._flights, group)
+        flights = self._flights
+        held = np.flatnonzero(flights.concluded[: flights.rows] & (flights.group[: flights.rows] >= 0))
+        return self._let_go(np.sort(flights.handle[held]).tolist())
+
+    @property
+    def _now_us(self) -> int:
+        return max(self._watermarks.values(), default=0)
 
     def _record(self, handle: int, *, final: bool) -> RequestRecord:
         row = self._flights.row[handle]
@@ -271,11 +338,11 @@ class Ledger:
     def provisional(self, handle: int) -> RequestRecord | None:
         """The record as it stands, with an estimate for the time not yet settled. None if nobody holds it."""
         row = self._flights.row.get(handle)
-        if row is None:
+        if row is None or self._flights.concluded[row]:
             return None
         record = self._record(handle, final=False)
         if not self._flights.end[row]:
-            record.finished_us = max(record.started_us, max(self._watermarks.values(), default=0))
+            record.finished_us = max(record.started_us, self._now_us)
         group = self._group(row)
         if group is not None:
             add_estimate(record, self._flights, row, group, METHOD)

@@ -6,7 +6,7 @@ from math import isqrt
 
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
-from accounting.records import GpuShare, RequestRecord
+from accounting.records import Correction, GpuShare, RequestRecord
 
 METHOD = "work-model"
 
@@ -69,6 +69,34 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
             )
             if p or d or (measured and not rejected)
         ],
+    )
+
+
+def correction_of(was: RequestRecord, now: RequestRecord, t_us: int) -> Correction | None:
+    """What the second record of a request says differently than the first; None where nothing is."""
+    before = {share.gpu: share for share in was.shares}
+    none = GpuShare(gpu="")
+    shares = [
+        GpuShare(
+            gpu=share.gpu,
+            prefill_uj=share.prefill_uj - before.get(share.gpu, none).prefill_uj,
+            decode_uj=share.decode_uj - before.get(share.gpu, none).decode_uj,
+        )
+        for share in now.shares
+    ]
+    if not any(share.prefill_uj or share.decode_uj for share in shares):
+        return None
+    known = now.dynamic_uj is not None and was.dynamic_uj is not None
+    return Correction(
+        uid=now.uid,
+        request_id=now.request_id,
+        corrected_us=t_us,
+        prefill_uj=(now.prefill_uj or 0) - (was.prefill_uj or 0),
+        decode_uj=(now.decode_uj or 0) - (was.decode_uj or 0),
+        dynamic_uj=(now.dynamic_uj or 0) - (was.dynamic_uj or 0) if known else None,
+        uncertainty_uj=now.uncertainty_uj,
+        first_token_us=now.first_token_us,
+        shares=shares,
     )
 
 

@@ -13,16 +13,26 @@ from accounting.ledger.apportion import apportion
 from accounting.ledger.curve import Span
 from accounting.ledger.features import Work, present, work_of
 from accounting.ledger.flights import Flights
-from accounting.ledger.group import Group, learn
+from accounting.ledger.group import Group, learn, note_scale
+from accounting.ledger.history import Kept, KeptGpu, lean
 from accounting.ledger.intervals import INTERVAL_US, RING, number
+from accounting.ledger.news import dynamic_part, shared_part, split_anew
 from accounting.ledger.state import GpuState
-from accounting.ledger.trueup import meet_claims
 from accounting.records import BookEntry
 
 IDLE_SAMPLES = 240
 """Empty intervals that the idle power is learnt from: two minutes of them."""
 
 IDLE_SAMPLES_MIN = 8
+LATE_US = 8_000_000
+"""An engine that traces tells of a request within this time of its end (OpenTelemetry batches for 5 s)."""
+
+LESSON_US = 60_000_000
+"""The model learns from an interval after this time, though more may become known of it."""
+
+COLD_WINDOWS, COLD_LESSON_US = 30, 3_000_000
+"""So soon while it has seen so few windows: a rough lesson is better than none."""
+
 UNOBSERVED_FACTOR = 2
 """An empty interval above this multiple of idle power saw work that did not come through the proxy."""
 
@@ -46,27 +56,55 @@ class Settled:
 def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
     """Book [settled, t1_us) on every GPU of the group. Each entry balances, whatever was heard."""
     t0_us = group.settled_us
-    meet_claims(flights, group)
+    split_anew(flights, group)
     done = _work(group, flights, t0_us, t1_us)
     for gpu in group.gpus:
         if (idle_uw := idle_power_uw(gpu)) is not None:
             gpu.curve.shape(t1_us, partial(_busy_on, group, gpu, flights), idle_uw)
     spans = [gpu.curve.span(t0_us, t1_us) for gpu in group.gpus]
-    entries = [
-        _settle_gpu(group, gpu, span, flights, done) for gpu, span in zip(group.gpus, spans, strict=True)
-    ]
+    entries, charges = [], []
+    for gpu, span in zip(group.gpus, spans, strict=True):
+        entry, charge = _settle_gpu(group, gpu, span, flights, done)
+        entries.append(entry)
+        charges.append(charge)
     if t1_us - t0_us == INTERVAL_US and all(span.covered_us == INTERVAL_US for span in spans):
         energy_j = sum(entry.requests_uj for entry in entries) / 1e6
         expected_j = float(done.prefill.sum() + done.decode.sum())
         if any(done.others):
             energy_j += sum(entry.unobserved_uj for entry in entries) / 1e6
             expected_j += sum(done.others)
-        learn(group, done.works, number(t0_us), expected_j, energy_j)
+        note_scale(group, expected_j, energy_j)
+        handles = [flights.handle[work.rows] for work in done.works]
+        works = [lean(work) for work in done.works]
+        gpus = [charge for charge in charges if charge is not None]
+        if energy_j > 0:
+            group.history.kept.append(Kept(t0_us, handles, works, gpus, energy_j))
     for gpu in group.gpus:
         gpu.settled_us = t1_us
         gpu.curve.forget_before(t1_us)
     _turn_page(flights, group.number, t0_us, t1_us)
+    for kept in group.history.drop_before(_unsure_since_us(group, flights, t1_us)):
+        learn(group, kept)
+    wait_us = LESSON_US if group.model.windows >= COLD_WINDOWS else COLD_LESSON_US
+    for kept in group.history.kept:
+        if kept.t1_us + wait_us > t1_us:
+            break
+        learn(group, kept)
     return entries
+
+
+def _unsure_since_us(group: Group, flights: Flights, t1_us: int) -> int:
+    """Before this time nothing more will be told of any request: the earliest start of one that may be."""
+    n = flights.rows
+    rows = np.flatnonzero((flights.group[:n] == group.number) & flights.works[:n])
+    late = np.array([b.tells_late for b in group.backends], np.bool_)
+    if not len(rows):
+        return t1_us
+    ends, columns = flights.end[rows], flights.column[rows]
+    # Even of a stream, the size of the prompt and how much of it was cached come with the usage at its end.
+    unsure = ~flights.concluded[rows] | (late[columns] & (ends + LATE_US > t1_us))
+    starts = flights.start[rows[unsure]]
+    return int(starts.min(initial=t1_us))
 
 
 def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
@@ -82,7 +120,6 @@ def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
         if len(mine) and work.tokens.sum() > 0:
             backend.step_joules = work.step_joules(prices)
         others.append(work.others_joules(prices))
-        flights.guessed[mine] += work.assumed
         works.append(work)
         prefills.append(prefill)
         decodes.append(decode)
@@ -94,7 +131,10 @@ def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
     return Settled(joined, prefill * active, decode * active, in_flight, works, others)
 
 
-def _settle_gpu(group: Group, gpu: GpuState, span: Span, flights: Flights, done: Settled) -> BookEntry:
+def _settle_gpu(
+    group: Group, gpu: GpuState, span: Span, flights: Flights, done: Settled
+) -> tuple[BookEntry, KeptGpu | None]:
+    """Its entry, and what was charged to whom."""
     entry = BookEntry(
         gpu=gpu.gpu,
         t0_us=span.t0_us,
@@ -109,7 +149,8 @@ def _settle_gpu(group: Group, gpu: GpuState, span: Span, flights: Flights, done:
         method=gpu.method if span.measured_uj is not None else "none",
         simulated=gpu.simulated,
     )
-    columns, here = _here(group, gpu, flights, done)
+    places = [b.gpus.index(gpu.gpu) if gpu.gpu in b.gpus else -1 for b in group.backends]
+    columns, here = _here(places, flights, done)
     rows = done.rows[here]
     flying = done.in_flight_us[here]
     covered = flying * span.covered_us // (span.t1_us - span.t0_us)
@@ -132,21 +173,25 @@ def _settle_gpu(group: Group, gpu: GpuState, span: Span, flights: Flights, done:
     ours = float(weights.sum())
     if not ours > 0:
         _book_empty(gpu, entry, energy, span, others_seen=others > 0)
-        return entry
+        return entry, None
     length_us = span.t1_us - span.t0_us
     busy_us = length_us if others > 0 else busy(flights, rows[active], span.t0_us, span.t1_us)
     entry.idle_uj = _idle_part(gpu, energy, length_us - busy_us, span)
     if others > 0:
         entry.unobserved_uj = int(apportion(energy - entry.idle_uj, [ours, others])[1])
     entry.requests_uj = energy - entry.idle_uj - entry.unobserved_uj
-    _charge(gpu, entry.requests_uj, flights, rows, columns, weights, busy_us, span)
-    return entry
+    parts, dynamic = _charge(gpu, entry.requests_uj, flights, rows, columns, weights, busy_us, span)
+    by_backend, at = [], 0
+    for work, place in zip(done.works, places, strict=True):
+        count = len(work.rows) if place >= 0 else 0
+        by_backend.append(parts[at : at + count])
+        at += count
+    return entry, KeptGpu(gpu.gpu, entry.requests_uj, dynamic, by_backend, places)
 
 
-def _here(group: Group, gpu: GpuState, flights: Flights, done: Settled) -> tuple[Ints, NDArray[np.bool_]]:
-    """Which of the requests use this GPU, and in which of their columns by GPU it stands."""
-    place = [b.gpus.index(gpu.gpu) if gpu.gpu in b.gpus else -1 for b in group.backends]
-    columns = np.array(place, dtype=np.int64)[flights.column[done.rows]] if place else np.zeros(0, np.int64)
+def _here(places: list[int], flights: Flights, done: Settled) -> tuple[Ints, NDArray[np.bool_]]:
+    """Which requests use a GPU, and in which of their columns by GPU it stands (`places`: by backend)."""
+    columns = np.array(places, dtype=np.int64)[flights.column[done.rows]] if places else np.zeros(0, np.int64)
     here = columns >= 0
     return columns[here], here
 
@@ -213,24 +258,28 @@ def _charge(
     weights: Floats,
     busy_us: int,
     span: Span,
-) -> None:
+) -> tuple[Ints, float | None]:
+    """Charge by the weights (prefill and decode of each row). Returns the parts, shape (rows, 2), and which
+    part of the energy was dynamic."""
     parts = apportion(energy_uj, weights).reshape(-1, 2)
     flights.prefill_uj[rows, columns] += parts[:, 0]
     flights.decode_uj[rows, columns] += parts[:, 1]
     got = parts.sum(axis=1)
     share = weights.reshape(-1, 2).sum(axis=1) / weights.sum()
-    flights.shared_uj[rows] += np.floor(got * (1.0 - share)).astype(np.int64)
+    flights.shared_uj[rows] += shared_part(got, energy_uj)
     static_uj = _idle_energy(gpu, busy_us * span.covered_us // (span.t1_us - span.t0_us))
     if static_uj is None:
+        dynamic = None
         flights.undivided_uj[rows] += got
     else:
         dynamic = max(energy_uj - static_uj, 0) / energy_uj if energy_uj else 0.0
-        flights.dynamic_uj[rows] += np.floor(got * dynamic).astype(np.int64)
+        flights.dynamic_uj[rows] += dynamic_part(got, dynamic)
     ends = flights.end[rows]
     edges = (flights.start[rows] >= span.t0_us).astype(np.int64)
     edges += (ends > 0) & (ends < span.t1_us)
     blurred_uj = energy_uj * span.half_width_us // (span.t1_us - span.t0_us)
     flights.edge_uj[rows] += np.floor(blurred_uj * edges * share).astype(np.int64)
+    return parts, dynamic
 
 
 def _turn_page(flights: Flights, group: int, t0_us: int, t1_us: int) -> None:

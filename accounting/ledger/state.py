@@ -11,6 +11,7 @@ from accounting.events import MeterMethod, ModelCard
 from accounting.ledger.curve import Curve
 from accounting.ledger.flights import OpenRequest
 from accounting.ledger.model import ModelState
+from accounting.ledger.prompts import PromptSizes
 
 
 class GpuState(msgspec.Struct):
@@ -57,16 +58,15 @@ class BackendState(msgspec.Struct):
 
     gpus: list[str]
     model: ModelCard | None = None
-    bytes_per_token: float = 4.5
-    """Body bytes per prompt token; JSON and a chat template included. A guess until requests finish."""
+    prompt_sizes: PromptSizes = msgspec.field(default_factory=PromptSizes)
     tokens_per_s: float = 30.0
     """Decode speed of one sequence; used for answers that are not streamed."""
     us_per_prompt_token: float = 300.0
     """Quick time to first token per prompt token; bounds how long a prefill can have lasted."""
     cached_part: float = 0.0
     """Part of prompts that the prefix cache had, of late."""
-    unseen_part: float = 0.0
-    """Part of requests whose answers were not streamed, of late."""
+    tells_late: bool = False
+    """Whether its engine tells the times of requests some seconds after their end."""
     tokens_per_event: float = 1.0
     """Tokens per stream event, of late; more than 1 under speculative decoding."""
     counted: list[Counted] = []
@@ -81,21 +81,18 @@ class BackendState(msgspec.Struct):
     """Recent cost of what a step costs at any batch size, per token of it. For provisional figures."""
 
 
-class Lesson(msgspec.Struct):
-    """An interval for the work model: its number, its scaled features, its energy."""
+class KeptState(msgspec.Struct):
+    """An interval of which more may become known (`history.Kept`). Arrays as zlib-compressed numbers."""
 
-    k: int
-    x: list[float]
+    t0_us: int
     energy_j: float
-
-
-class Claim(msgspec.Struct):
-    """What a request that has ended should have been charged for one of its GPUs in settled time."""
-
-    handle: int
-    place: int
-    prefill_uj: int
-    decode_uj: int
+    stale: bool
+    learnt: bool
+    handles: list[bytes]
+    works: list[dict[str, bytes]]
+    steps: list[tuple[float, bool, float, float]]
+    """By backend: steps, whether a stream told them, tokens and prompt tokens of others."""
+    gpus: list[tuple[str, int, float | None, list[bytes], list[int]]]
 
 
 class LedgerState(msgspec.Struct):
@@ -111,9 +108,7 @@ class LedgerState(msgspec.Struct):
     """By source: everything before this time has been said."""
     last_handles: dict[int, int] = {}
     """By source: the highest handle heard, so that none is used twice."""
-    lessons: dict[str, list[Lesson]] = {}
-    """By group: intervals not learnt from yet."""
-    claims: dict[str, list[Claim]] = {}
-    """By group: not met yet."""
+    histories: dict[str, list[KeptState]] = {}
+    """By group: intervals of which more may become known."""
     scales: dict[str, float | None] = {}
     """By group: how far measured energy has been above what the model says of late."""

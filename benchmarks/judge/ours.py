@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from accounting.ledger import Ledger
-from accounting.records import BookEntry, RequestRecord
+from accounting.records import BookEntry, Correction, Output, RequestRecord, corrected
 from benchmarks.traces.trace import Trace
 
 
@@ -16,6 +16,19 @@ class Settlement:
     records: dict[int, RequestRecord] = field(default_factory=dict)
     books: list[BookEntry] = field(default_factory=list)
     left_open: int = 0
+    corrections: int = 0
+
+    def take(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            match output:
+                case RequestRecord():
+                    self.records[int(output.uid)] = output
+                case Correction():
+                    self.corrections += 1
+                    number = int(output.uid)
+                    self.records[number] = corrected(self.records[number], output)
+                case BookEntry():
+                    self.books.append(output)
 
     @property
     def balanced(self) -> bool:
@@ -43,10 +56,7 @@ def settle(trace: Trace) -> Settlement:
     """Hear every event in order."""
     ledger, done = Ledger(), Settlement()
     for event in trace.events:
-        for output in ledger.hear(event):
-            if isinstance(output, RequestRecord):
-                done.records[int(output.uid)] = output
-            else:
-                done.books.append(output)
+        done.take(ledger.hear(event))
     done.left_open = ledger.open_requests
+    done.take(ledger.close())
     return done

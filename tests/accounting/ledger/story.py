@@ -29,7 +29,7 @@ from accounting.events import (
 )
 from accounting.ledger import Ledger
 from accounting.ledger.state import LedgerState
-from accounting.records import BookEntry, Output, RequestRecord
+from accounting.records import BookEntry, Correction, Output, RequestRecord, corrected
 
 T0_US = 1_790_000_000_000_000
 """Second 0 of a story: a time of 2026, where an interval begins."""
@@ -124,9 +124,8 @@ class Story:
 
     @property
     def records(self) -> dict[str, RequestRecord]:
-        records = [o for o in self.outputs if isinstance(o, RequestRecord)]
-        assert len({r.request_id for r in records}) == len(records), "a request was concluded twice"
-        return {r.request_id: r for r in records}
+        """By request id, with what was corrected up to now."""
+        return {record.request_id: record for record in final_records(self.outputs)}
 
     @property
     def books(self) -> list[BookEntry]:
@@ -240,8 +239,30 @@ def assert_balanced(outputs: Sequence[Output]) -> None:
             assert output.t1_us > output.t0_us, output
             assert 0 <= output.covered_us <= output.t1_us - output.t0_us, output
             assert output.requests >= 0, output
-        else:
+        elif isinstance(output, RequestRecord):
             assert_sane(output)
+    for record in final_records(outputs):
+        assert_sane(record)
+
+
+def final_records(outputs: Sequence[Output]) -> list[RequestRecord]:
+    """The records, each with its correction, in the order in which the requests were concluded."""
+    records: dict[str, RequestRecord] = {}
+    done: set[str] = set()
+    for output in outputs:
+        if isinstance(output, RequestRecord):
+            assert output.uid not in records, "a request was concluded twice"
+            records[output.uid] = output
+        elif isinstance(output, Correction):
+            assert output.uid not in done, "a request was corrected twice"
+            done.add(output.uid)
+            records[output.uid] = corrected(records[output.uid], output)
+    return list(records.values())
+
+
+def still_open(ledger: Ledger) -> set[int]:
+    """Handles of the requests that have no record yet."""
+    return {handle for handle, request in ledger.state.open.items() if request.told.recorded is None}
 
 
 def assert_sane(record: RequestRecord) -> None:
@@ -266,13 +287,7 @@ def assert_sane(record: RequestRecord) -> None:
 
 def charged_uj(outputs: Sequence[Output], gpu: str) -> int:
     """What final records were charged on one GPU."""
-    return sum(
-        s.prefill_uj + s.decode_uj
-        for o in outputs
-        if isinstance(o, RequestRecord)
-        for s in o.shares
-        if s.gpu == gpu
-    )
+    return sum(s.prefill_uj + s.decode_uj for r in final_records(outputs) for s in r.shares if s.gpu == gpu)
 
 
 def booked_uj(outputs: Sequence[Output], gpu: str) -> int:
@@ -309,7 +324,8 @@ def energy_uj(record: RequestRecord) -> int:
 
 def assert_all_charged(story: Story) -> None:
     """Nothing is open, every microjoule that the books gave to requests is on a record."""
-    assert not story.ledger.state.open
+    assert not still_open(story.ledger)
+    story.outputs += story.ledger.close()
     assert_balanced(story.outputs)
     for gpu in story.ledger.state.gpus:
         assert charged_uj(story.outputs, gpu) == booked_uj(story.outputs, gpu)

@@ -28,7 +28,7 @@ def test_another_model_on_the_same_backend_is_learnt_anew_and_running_requests_a
     before = learnt(story)
     card = ModelCard(name="other", active_params=70e9, weight_bytes=140e9)
     story.say(BackendDeclared(t_us=us(20.0), backend="main", gpus=["GPU-a"], model=card))
-    assert before > 10
+    assert before > 5
     assert story.ledger.state.models["main"].windows == 0
     story.request("c", 21.0, 21.1, 30.0, tokens=300)
     story.run(45.0)
@@ -51,7 +51,7 @@ def test_a_power_cap_that_moves_is_learnt_anew() -> None:
     story.run(20.0)
     before = learnt(story)
     story.say(MeterUp(t_us=us(20.0), power_limit_mw=700_000, **up))  # type: ignore[arg-type]
-    assert learnt(story) == before > 10
+    assert learnt(story) == before > 5
     story.say(MeterUp(t_us=us(20.1), power_limit_mw=450_000, **up))  # type: ignore[arg-type]
     assert learnt(story) == 0
     story.run(45.0)

@@ -17,14 +17,8 @@ from tests.simulator.gpu.machine import Machines
 
 Watch = Callable[..., Watched]
 ENERGY = "nvmlDeviceGetTotalEnergyConsumption"
-NOT_SUPPORTED, NO_PERMISSION, GPU_IS_LOST, RESET_REQUIRED, LIB_RM_VERSION_MISMATCH, UNKNOWN = (
-    3,
-    4,
-    15,
-    16,
-    18,
-    999,
-)
+UNINITIALIZED, NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED = 1, 3, 4, 9
+GPU_IS_LOST, RESET_REQUIRED, LIB_RM_VERSION_MISMATCH, UNKNOWN = 15, 16, 18, 999
 FOR_EVER_US = 3_600_000_000
 
 PARENT = """
@@ -115,17 +109,19 @@ def test_a_counter_that_jumps_further_than_power_allows_begins_anew(machines: Ma
     assert max(before_mj) < 10_000_000  # none of what was not believed
 
 
-def test_one_value_that_cannot_be_costs_nothing(machines: Machines, watch: Watch) -> None:
+@pytest.mark.parametrize("energy_j", [1_000_000, -1_000_000])  # the latter shows as 0
+def test_one_value_that_cannot_be_costs_nothing(machines: Machines, watch: Watch, energy_j: int) -> None:
     machine = machines.make(period_us=20_000, jitter_us=0, lag_us=0)
     uuid = machine.uuids[0]
+    machine.board.jump(0, 10_000)
     watched = watch(machine.library, busy_period_s=0.2)
     watched.until_reads(uuid, 2)
-    machine.board.jump(0, 1_000_000)
+    machine.board.jump(0, energy_j)
     watched.until(lambda: watched.meter.refused_reads > 0, "a read that is refused")
-    machine.board.jump(0, -1_000_000)
+    machine.board.jump(0, -energy_j)
     watched.until_reads(uuid, 3)
     assert watched.kinds(uuid) == "u r"
-    assert all(mj < 10**8 for *_, mj in watched.reads(uuid))
+    assert all(10**7 <= mj < 10**8 for *_, mj in watched.reads(uuid))
 
 
 def test_a_hung_call_is_stale_and_holds_up_its_gpu_only(machines: Machines, watch: Watch) -> None:
@@ -164,17 +160,23 @@ def test_a_killed_sampler_is_told_and_started_again(machines: Machines, watch: W
     assert not is_running(pid)
 
 
-def test_a_driver_that_is_replaced_is_met_by_a_new_process(machines: Machines, watch: Watch) -> None:
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [(LIB_RM_VERSION_MISMATCH, "LIB_RM_VERSION_MISMATCH"), (UNINITIALIZED, "UNINITIALIZED")],
+)
+def test_a_driver_that_is_replaced_is_met_by_a_new_process(
+    machines: Machines, watch: Watch, code: int, name: str
+) -> None:
     machine = machines.make()
     uuid = machine.uuids[0]
     watched = watch(machine.library)
     watched.until_reads(uuid, 1)
     pid = watched.meter.pid
-    machine.board.fault(0, ENERGY, code=LIB_RM_VERSION_MISMATCH, count=1)
-    watched.until_down(uuid, "LIB_RM_VERSION_MISMATCH")
+    machine.board.fault(0, ENERGY, code=code, count=1)
+    watched.until_down(uuid, name)
     watched.until_up(uuid, times=2)
     assert watched.meter.pid != pid
-    assert [event.code for event in watched.downs(uuid)] == ["LIB_RM_VERSION_MISMATCH"]
+    assert [event.code for event in watched.downs(uuid)] == [name]
 
 
 @pytest.mark.parametrize("where", ["nowhere", "a read", "the start"])
@@ -256,11 +258,20 @@ def test_power_that_cannot_be_is_not_used(machines: Machines, watch: Watch) -> N
     assert watched.kinds(uuid) == "u r d u r"
 
 
-def test_a_start_that_fails_is_tried_again_in_a_new_process(machines: Machines, watch: Watch) -> None:
+@pytest.mark.parametrize(
+    ("code", "name", "advice"),
+    [
+        (LIB_RM_VERSION_MISMATCH, "LIB_RM_VERSION_MISMATCH", "driver was upgraded"),
+        (DRIVER_NOT_LOADED, "DRIVER_NOT_LOADED", "not loaded"),
+    ],
+)
+def test_a_start_that_fails_is_tried_again_in_a_new_process(
+    machines: Machines, watch: Watch, code: int, name: str, advice: str
+) -> None:
     machine = machines.make()
-    machine.board.fault(LIBRARY, "nvmlInitWithFlags", code=LIB_RM_VERSION_MISMATCH, count=2)
+    machine.board.fault(LIBRARY, "nvmlInitWithFlags", code=code, count=2)
     watched = watch(machine.library)
-    assert "driver was upgraded" in watched.until_down("*", "LIB_RM_VERSION_MISMATCH").message
+    assert advice in watched.until_down("*", name).message
     watched.until_up(machine.uuids[0])
     assert len(watched.downs("*")) == 1
 

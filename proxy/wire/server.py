@@ -415,6 +415,7 @@ class Connection(asyncio.Protocol):
         turn = self._front.refuse(self, request, status, message)
         self._turn, self._turn_request = turn, request
         turn.begin()
+        turn.complete()  # nothing more is waited for
 
 
 def _origin_form(target: bytes) -> bytes:

@@ -2,8 +2,9 @@
 
 JSON because it needs no package beyond those that are there, and because it is cheap: some 40 us a span, made
 a few spans at a time between the loop's other work (a thread would hold the interpreter's lock for longer).
-Ids are hexadecimal and 64-bit integers are strings, as the OTLP specification says of its JSON form. Failures that may pass (no connection, 429, 5xx) are tried again later;
-what the collector refuses otherwise is dropped and counted.
+Ids are hexadecimal and 64-bit integers are strings, as the OTLP specification says of its JSON form.
+Failures that may pass (no connection, 429, 5xx) are tried again later; what the collector refuses otherwise
+is dropped and counted.
 """
 
 from __future__ import annotations

@@ -232,4 +232,3 @@ def test_an_engine_that_accepts_and_never_answers_is_found_out_by_its_health(
             thread.join()
             for connection in held:
                 connection.close()
-

@@ -71,7 +71,8 @@ def polled(period_ms: float | None, library: Path | None) -> Iterator[None]:
     if period_ms is None:
         yield
         return
-    meter = NvmlMeter(Clock.anchored_now(), library=library, busy_period_s=period_ms / 1000)
+    # No check at the start: it reads more often than asked for, and power besides.
+    meter = NvmlMeter(Clock.anchored_now(), library=library, busy_period_s=period_ms / 1000, check_s=0)
     meter.set_busy(True)
     meter.start()
     try:

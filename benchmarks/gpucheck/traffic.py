@@ -46,9 +46,14 @@ def mixed(seconds: float, per_s: float, seed: int, scale: float = 1.0) -> list[A
 
 
 def known_class(seconds: float, every_s: float, scale: float = 1.0) -> list[Ask]:
-    """Alike requests at even distances: a long prompt and a middling answer."""
+    """Alike requests at even distances: prompts of 4000 tokens, answers of 8.
+
+    Reading a long prompt keeps the GPU busy by itself, so that what such a request adds and what its part of
+    the work is are nearly the same: the one class of which an A/B says what it should be charged.
+    """
     count = int(seconds / every_s)
-    return [Ask((i + 0.5) * every_s, round(1500 * scale), round(96 * scale), "known") for i in range(count)]
+    prompt, tokens = round(4000 * scale), max(round(8 * scale), 2)
+    return [Ask((i + 0.5) * every_s, prompt, tokens, "known") for i in range(count)]
 
 
 def send_all(url: str, model: str, asks: Sequence[Ask]) -> list[Sent]:

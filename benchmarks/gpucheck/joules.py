@@ -3,8 +3,8 @@ does a known class of requests cost what an A/B says it costs?
 
 The A/B sends the same background traffic twice, once with a class of alike requests added. What the counter
 shows more the second time is what the class added, idle power left out, as that flows in both; beside it
-stands what joulegate charged to the class above idle power. Where requests share steps these differ by right: the
-sharing makes the background cheaper. So the class is one that shares little (traffic.py), and what the
+stands what joulegate charged to the class above idle power. Where requests share steps these differ by right:
+the sharing makes the background cheaper. So the class is one that shares little (traffic.py), and what the
 background was charged more or less is told as well.
 """
 

@@ -30,17 +30,18 @@ class Step(NamedTuple):
 
 
 class Rhythm(NamedTuple):
-    """`jitter_us` is the standard deviation of the steps from an even beat."""
+    """`jitter_us` is the standard deviation of the steps from an even beat; None: less than could be seen."""
 
     period_us: int
-    jitter_us: int
+    jitter_us: int | None
 
 
 def rhythm(steps: Sequence[Step]) -> Rhythm | None:
     """The beat of the steps. None where there are too few, or where reads were too far apart to tell.
 
-    A straight line through the brackets' middles, numbered by rounding. What the brackets' own width adds to
-    the scatter (a twelfth of its square) is taken off.
+    A straight line through the brackets' middles, numbered by rounding. What the brackets' own width w adds
+    to the scatter is taken off: a step lies anywhere in its bracket, which has a variance of w^2 / 12. The
+    mean of n such squares is off by w^2 / sqrt(180 n), and less than that is not told from no jitter at all.
     """
     if len(steps) < FEW_STEPS:
         return None
@@ -56,8 +57,10 @@ def rhythm(steps: Sequence[Step]) -> Rhythm | None:
     spread = sum((n - mean_n) ** 2 for n in numbers)
     slope = sum((n - mean_n) * (t - mean_t) for n, t in zip(numbers, middles, strict=True)) / spread
     rest = [t - mean_t - slope * (n - mean_n) for n, t in zip(numbers, middles, strict=True)]
-    variance = fmean(r * r for r in rest) - fmean(w * w for w in widths) / 12
-    return Rhythm(round(slope), round(sqrt(max(variance, 0.0))))
+    square = fmean(w * w for w in widths)
+    variance = fmean(r * r for r in rest) - square / 12
+    seen = variance > square / sqrt(180 * len(widths))
+    return Rhythm(round(slope), round(sqrt(variance)) if seen else None)
 
 
 def cross_check(steps: Sequence[Step], powers: Sequence[tuple[int, int]]) -> CrossCheck | None:

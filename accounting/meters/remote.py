@@ -169,13 +169,14 @@ class RemoteMeter:
         last_mj, gpu.last_mj = gpu.last_mj, energy_mj
         if energy_mj != last_mj:
             gpu.moved_us = max(gpu.moved_us, t_hi_us)
-        if last_mj is not None and energy_mj < last_mj:
+        back = last_mj is not None and energy_mj < last_mj
+        if back:
             message = f"{self._source.name}: the energy went back from {last_mj} to {energy_mj} mJ"
             self._say_down(MeterDown(t_us=t_hi_us, gpu=gpu.up.gpu, code="COUNTER_RESET", message=message))
         if not gpu.is_up:
             if energy_mj == last_mj:
                 return  # stale still
-            gpu.is_up, gpu.up = True, msgspec.structs.replace(gpu.up, t_us=t_hi_us)
+            gpu.is_up, gpu.up = True, msgspec.structs.replace(gpu.up, t_us=t_hi_us, new_epoch=back)
             self._say_up(gpu.up)
         if gpu.reads is None:
             gpu.reads = CounterReads(gpu=gpu.up.gpu, t_lo_us=[], t_hi_us=[], energy_mj=[])

@@ -167,6 +167,7 @@ class Zeusd:
             t_us=self._remote.clock.now_us(),
             gpu=known or f"{self._node}/{gpu.pci_address}",
             device=gpu.name,
+            index=gpu.id,
             node=self._node,
             method="zeusd-counter" if counted else "zeusd-power",
             lag_us=0 if counted else SENSOR_LAG_US,

@@ -21,6 +21,7 @@ def test_the_counter_comes_with_the_time_between_its_updates(hear: Hear, closing
     heard.until(lambda: len({mj for *_, mj in heard.reads("GPU-a")}) >= 4, "four updates")
     up = heard.ups("GPU-a")[0]
     assert (up.method, up.device, up.period_us) == ("dcgm-counter", "NVIDIA H100 80GB HBM3", 300_000)
+    assert up.node == "node1"
     reads = heard.reads("GPU-a")
     assert len(reads) > 8  # looked at several times per update: that narrows each edge
     assert reads[-1][2] <= gpu.true_mj()

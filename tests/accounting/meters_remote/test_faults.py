@@ -127,6 +127,7 @@ def test_a_counter_that_starts_anew_is_told_and_read_on(hear: Hear, closing: Clo
     heard.until_reads("GPU-a", 3)
     assert heard.kinds("GPU-a") == "u r d u r"
     assert heard.reads("GPU-a")[-1][2] < 10**9
+    assert [up.new_epoch for up in heard.ups("GPU-a")] == [False, True]
 
 
 def test_drain_does_not_wait_for_an_answer(hear: Hear, closing: Closing) -> None:

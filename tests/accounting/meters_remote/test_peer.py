@@ -56,7 +56,7 @@ def test_reads_of_a_node_come_as_they_were_made_there(
     for uuid in machine.uuids:
         heard.until_reads(uuid, 30)
         up = heard.ups(uuid)[0]
-        assert (up.method, up.simulated) == ("nvml-counter", True)
+        assert (up.method, up.simulated, up.node) == ("nvml-counter", True, "node7")
         reads = heard.reads(uuid)
         assert begin_us - 2_000_000 < reads[0][0]
         assert reads[-1][1] <= clock.now_us()

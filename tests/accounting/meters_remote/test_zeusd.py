@@ -31,6 +31,7 @@ def test_the_counters_are_read_as_they_are(hear: Hear, closing: Closing) -> None
     heard.until_reads("GPU-b", 1)
     up = heard.ups("GPU-a")[0]
     assert (up.method, up.device, up.power_limit_mw, up.lag_us) == ("zeusd-counter", "NVIDIA A40", 300_000, 0)
+    assert (up.node, up.index) == ("node1", 0)
     assert 7_000_000 < heard.reads("GPU-a")[-1][2] <= gpus[0].true_mj()
     assert 9_000_000 < heard.reads("GPU-b")[-1][2] <= gpus[1].true_mj()
     assert heard.kinds("GPU-a") == "u r"

@@ -53,11 +53,11 @@ class Wire:
 
     def rest(self) -> bytes:
         """What comes until the other side closes, or resets."""
+        found, self.got = bytearray(self.got), b""
         with suppress(ConnectionResetError):
             while more := self.socket.recv(65_536):
-                self.got += more
-        found, self.got = self.got, b""
-        return found
+                found += more
+        return bytes(found)
 
     def answer(self) -> tuple[int, dict[str, str], bytes]:
         """One answer: status, headers, body; of a length or in chunks."""

@@ -31,8 +31,10 @@ def post(
 @contextmanager
 def client(stack: Stack, **options: int) -> Iterator[Wire]:
     wire = Wire.to(stack.proxy.url, **options)
-    yield wire
-    wire.close()
+    try:
+        yield wire
+    finally:
+        wire.close()
 
 
 def error_code(body: bytes) -> str:

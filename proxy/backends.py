@@ -116,7 +116,7 @@ class Backend:
         if self.passive.record(ok, now_s):
             until_s = self.passive.until_s
             assert until_s is not None
-            log.warning("backend %s failed too often: ejected for %.0f s", self.id, until_s - now_s)
+            log.warning("backend %s failed too often: for %.0f s others are asked", self.id, until_s - now_s)
 
     def unreachable(self) -> None:
         """It refused the connection: down until it answers a look, and it is looked at often from now on."""

@@ -143,9 +143,10 @@ class Metrics:
         if record.prefill_uj is not None and record.decode_uj is not None:
             self._joules.values[(*payer, "prefill")] += record.prefill_uj / 1e6
             self._joules.values[(*payer, "decode")] += record.decode_uj / 1e6
-        self._tokens.values[(*payer, "prompt")] += record.prompt_tokens or 0
-        self._tokens.values[(*payer, "cached")] += record.cached_tokens or 0
-        self._tokens.values[(*payer, "completion")] += tokens or 0
+        counted = (("prompt", record.prompt_tokens), ("cached", record.cached_tokens), ("completion", tokens))
+        for kind, count in counted:
+            if count is not None:
+                self._tokens.values[(*payer, kind)] += count
         if record.unmeasured_us:
             self._unmeasured.values[engine] += 1
         served = (operation_of(record.route), model, tenant)

@@ -28,6 +28,9 @@ def command(file: Path) -> None:
         gpus = f"{len(backend.gpus)} GPUs" if isinstance(backend.gpus, list) else f"GPUs {backend.gpus}"
         click.echo(f"  {backend.id}: {backend.url} ({gpus}; models: {models})")
     if count > 1:
+        if sum(backend.gpus == "all" for backend in settings.backends) > 1:
+            click.echo("  Several have all GPUs: their requests share the energy of all of them.")
+            click.echo("  Name the GPUs of each (backends[].gpus) if each runs on its own.")
         affinity = " and ".join(settings.routing.affinity) or "no"
         click.echo(f"  routing: {settings.routing.policy}, {affinity} affinity")
     click.echo(f"A running joulegate takes changes of {', '.join(LIVE)} at SIGHUP; others at a restart.")

@@ -31,8 +31,9 @@ def ready(request: Request) -> JSONResponse:
     blocking = list(reasons) if len(reasons) == len(state.backends.all) else []
     warnings = [] if blocking else reasons
     now_s = time.monotonic()
-    ejected = [b.id for b in state.backends.all if b.up and b.passive.circuit(now_s) != "closed"]
-    warnings += [f"backend {name} fails requests and is left out" for name in ejected]
+    if len(state.backends.all) > 1:  # a lone one is never left out
+        ejected = [b.id for b in state.backends.all if b.up and b.passive.circuit(now_s) != "closed"]
+        warnings += [f"backend {name} fails requests and is left out" for name in ejected]
     if state.accountant.journal.failure is not None:
         blocking.append(f"the journal cannot be written: {state.accountant.journal.failure}")
     if state.writer.last_error is not None:

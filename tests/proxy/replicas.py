@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from simulator.process import SimulatedEngine
@@ -50,6 +53,15 @@ def gauges(stack: Stack, name: str) -> dict[str, float]:
 def all_up(stack: Stack, count: int) -> None:
     """Wait until all backends answer."""
     until(lambda: sum(gauges(stack, "backend_up").values()) == count, f"{count} backends are up")
+
+
+def reload(stack: Stack, said: str, **changed: Any) -> None:
+    """Write these settings over the proxy's file, tell it, and wait until its log says `said`."""
+    before = stack.proxy.log.read_text().count(said)
+    file = stack.proxy.directory / "joulegate.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changed}))
+    os.kill(stack.proxy.pid, signal.SIGHUP)
+    until(lambda: stack.proxy.log.read_text().count(said) > before, f"the log says {said!r}")
 
 
 def backends_of(stack: Stack, request_ids: Sequence[str]) -> list[str]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 
 from joulegate.cli import main
 from proxy.reload import LIVE, Reloader, differences
 from proxy.settings import Settings, SettingsError, load
 from simulator.process import SimulatedEngine
-from tests.proxy.replicas import all_up, gauges
-from tests.proxy.stack import CHAT, Stack, chat, running, until
+from tests.proxy.replicas import all_up, gauges, reload
+from tests.proxy.stack import CHAT, chat, running, until
 
 NO_METER = {"meter": {"source": "none"}}
 HEALTH = {"interval_s": 0.3, "interval_down_s": 0.2}
@@ -25,15 +22,6 @@ HEALTH = {"interval_s": 0.3, "interval_down_s": 0.2}
 
 def settings(**groups: Any) -> Settings:
     return load(None, {"backends": [{"id": "a", "url": "http://127.0.0.1:9"}], **groups})
-
-
-def reload(stack: Stack, said: str, **changed: Any) -> None:
-    """Write these settings over the proxy's file, tell it, and wait until its log says `said`."""
-    before = stack.proxy.log.read_text().count(said)
-    file = stack.proxy.directory / "joulegate.yaml"
-    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), **changed}))
-    os.kill(stack.proxy.pid, signal.SIGHUP)
-    until(lambda: stack.proxy.log.read_text().count(said) > before, f"the log says {said!r}")
 
 
 def test_a_removed_backend_ends_its_streams_and_gets_no_more(
@@ -76,7 +64,7 @@ def test_an_added_backend_gets_requests_and_both_are_listed(
         assert {stack.record(request_id)["backend"] for request_id in ids} == {"one", "two"}
 
 
-def test_timeouts_and_energy_change_live_and_what_cannot_is_said(
+def test_what_can_change_live_does_and_what_cannot_or_is_wrong_is_said(
     simulated: SimulatedEngine, tmp_path: Path
 ) -> None:
     backends = [{"id": "engine", "url": simulated.url}]
@@ -91,11 +79,7 @@ def test_timeouts_and_energy_change_live_and_what_cannot_is_said(
         )
         assert "settings reloaded: energy.in_answers, timeouts.idle_s" in stack.proxy.log.read_text()
         assert "energy" not in stack.post(chat()).json()
-
-
-def test_a_fault_in_the_file_changes_nothing_and_is_told(simulated: SimulatedEngine, tmp_path: Path) -> None:
-    backends = [{"id": "engine", "url": simulated.url}]
-    with running(tmp_path, {"backends": backends, **NO_METER}) as stack:
+        # a fault in the file changes nothing, and all faults are told
         reload(stack, "the settings were not reloaded", backends=[], timeouts={"idle_s": -1})
         said = stack.proxy.log.read_text()
         assert "timeouts.idle_s" in said
@@ -165,6 +149,7 @@ def test_check_config_says_what_a_good_file_means(tmp_path: Path) -> None:
     assert "can be used: 2 backends" in told
     assert "b: http://h:2/" in told
     assert "routing: pack, session affinity" in told
+    assert "Name the GPUs of each" in told
 
 
 def test_check_config_without_the_file_is_a_line_and_a_status(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_requests_get_the_energy_of_their_half_minute(gpu: SlowGpu, update_s: in
         record = story.records[f"r{i}"]
         true_uj = gpu.power.energy_uj(us(begin), us(end))
         # Idle power is known from quiet time, and what is above it went to whoever was in flight.
-        assert record.energy_uj == pytest.approx(true_uj, rel=0.15)
+        assert record.energy_uj == pytest.approx(true_uj, rel=0.1)
         assert record.unmeasured_us == 0
         total += record.energy_uj or 0
     assert total == pytest.approx(gpu.power.energy_uj(us(60), us(200)) - 140 * IDLE_W * 1e6, rel=0.2)

@@ -17,7 +17,7 @@ from accounting.meters.faults import BEGINS_ANEW, NEEDS_NEW_PROCESS, Fault
 from accounting.meters.nvml import Device, Nvml
 from accounting.meters.rounds import Lane, Rounds
 from accounting.meters.sources import Choice, candidates, choose, most_power_mw
-from accounting.meters.watch import Watch
+from accounting.meters.watch import Learnt, Watch
 from accounting.meters.wire import Config, Said
 
 EXIT_START_AGAIN = 75
@@ -43,6 +43,7 @@ class Minder(threading.Thread):
         self._known_as = which if isinstance(which, str) else f"index {which}"
         self._frozen_mj: int | None = None
         self._anew = False
+        self._learnt = Learnt()
 
     def run(self) -> None:
         retry_s = FIRST_RETRY_S
@@ -70,7 +71,7 @@ class Minder(threading.Thread):
         self._anew = False
         lane = Lane(self._slot, choice.source, most_power_mw(device))
         self._rounds.add(lane)
-        watch = Watch(device, lane, len(choice.refused), self._config, self._rounds, self._say)
+        watch = Watch(device, lane, len(choice.refused), self._learnt, self._config, self._rounds, self._say)
         try:
             watch.until_better(self._frozen_mj)
         except Fault as fault:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from accounting.events import CrossCheck, GpuTelemetry, MeterQuality
 from accounting.meters import telemetry
@@ -33,6 +34,15 @@ FROZEN_MJ = 20_000
 """A counter is frozen that has not moved for so long and so many reads while so much was drawn."""
 
 
+@dataclass
+class Learnt:
+    """What the first check of a GPU's counter found; made once, as it means many reads."""
+
+    done: bool = False
+    rhythm: Rhythm | None = None
+    check: CrossCheck | None = None
+
+
 class Watch:
     """What `until_better` does, for one lane. `rank`: how many better sources there are."""
 
@@ -41,14 +51,14 @@ class Watch:
         device: Device,
         lane: Lane,
         rank: int,
+        learnt: Learnt,
         config: Config,
         rounds: Rounds,
         say: Callable[[Said], None],
     ) -> None:
         self._device, self._lane, self._rank, self._config = device, lane, rank, config
         self._pace, self._now_us, self._say = rounds.pace, rounds.clock.now_us, say
-        self._rhythm: Rhythm | None = None
-        self._check: CrossCheck | None = None
+        self._learnt = learnt
         self._every = 1
 
     def until_better(self, frozen_mj: int | None) -> None:
@@ -57,7 +67,7 @@ class Watch:
         `frozen_mj` is where a counter of this GPU once stood still, if one did.
         """
         self._say_telemetry()
-        if self._config.check_s and isinstance(self._lane.source, Counter):
+        if self._config.check_s and not self._learnt.done and isinstance(self._lane.source, Counter):
             self._first_check()
         self._say_quality()
         better_s = self._config.better_s
@@ -96,7 +106,8 @@ class Watch:
             if power_mw is not None and power_mw <= most_power_mw(self._device):
                 seen.append((self._now_us(), power_mw))
         steps = list(self._lane.steps)
-        self._rhythm, self._check = rhythm(steps), cross_check(steps, seen)
+        learnt = self._learnt
+        learnt.done, learnt.rhythm, learnt.check = True, rhythm(steps), cross_check(steps, seen)
 
     def _say_telemetry(self) -> GpuTelemetry:
         said = telemetry.read(self._device, self._now_us())
@@ -107,11 +118,15 @@ class Watch:
         """Raise Fault COUNTER_FROZEN if power is drawn and the counter does not move."""
         lane = self._lane
         still_us = lane.read_us - lane.changed_us
+        if not isinstance(lane.source, Counter) or still_us < FROZEN_US or lane.unchanged < FROZEN_READS:
+            return
         power_mw = said.power_mw
-        if not isinstance(lane.source, Counter) or power_mw is None or power_mw > most_power_mw(self._device):
+        if power_mw is None:
+            power_mw, _ = first_power(powers(self._device))
+        if power_mw is None or power_mw > most_power_mw(self._device):
             return
         drawn_mj = power_mw * still_us // 1_000_000
-        if still_us >= FROZEN_US and lane.unchanged >= FROZEN_READS and drawn_mj >= FROZEN_MJ:
+        if drawn_mj >= FROZEN_MJ:
             raise Fault("COUNTER_FROZEN", f"for {still_us / 1e6:.1f} s at {power_mw / 1000:.0f} W")
 
     def _say_quality(self) -> None:
@@ -120,7 +135,7 @@ class Watch:
         period_s = self._pace.period_s
         if calls.every > 1:
             period_s = max(period_s, calls.every * self._pace.busy_period_s)
-        self._every = calls.every
+        self._every, learnt = calls.every, self._learnt
         self._say(
             MeterQuality(
                 t_us=self._now_us(),
@@ -128,11 +143,11 @@ class Watch:
                 read_period_us=round(period_s * 1e6),
                 call_p50_us=calls.p50_us,
                 call_p95_us=calls.p95_us,
-                counter_period_us=self._rhythm.period_us if self._rhythm else None,
-                counter_jitter_us=self._rhythm.jitter_us if self._rhythm else None,
+                counter_period_us=learnt.rhythm.period_us if learnt.rhythm else None,
+                counter_jitter_us=learnt.rhythm.jitter_us if learnt.rhythm else None,
                 counter_lag_us=self._config.counter_lag_us,
-                check=self._check,
-                warning=warning(calls.p95_us if calls.every > 1 else None, period_s, self._check),
+                check=learnt.check,
+                warning=warning(calls.p95_us if calls.every > 1 else None, period_s, learnt.check),
             )
         )
 

@@ -169,3 +169,18 @@ def test_two_slow_calls_of_forty_are_let_pass() -> None:
     calls.taken_us.extend([50_000] * 2 + [100] * (WINDOW - 2))
     calls.judge(0.03)
     assert calls.every == 1
+
+
+def test_what_was_learnt_of_a_gpu_holds_when_it_comes_back(machines: Machines, watch: Watch) -> None:
+    machine = machines.make(period_us=50_000, jitter_us=0)
+    uuid = machine.uuids[0]
+    watched = watch(machine.library, check_s=1.5)
+    watched.until(lambda: len(watched.qualities(uuid)) == 1, "the first quality")
+    machine.board.fault(0, "*", code=15)
+    watched.until_down(uuid, "GPU_IS_LOST")
+    machine.board.heal()
+    watched.until(lambda: len(watched.qualities(uuid)) == 2, "the second quality")
+    first, second = watched.qualities(uuid)
+    assert first.check is not None
+    assert second.check == first.check  # not made again: it means a hundred reads per second
+    assert second.counter_period_us == first.counter_period_us

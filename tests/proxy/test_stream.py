@@ -353,3 +353,25 @@ def test_the_end_is_closed_before_its_bytes_are_handed_over() -> None:
     assert stream.feed(END + USAGE_CHUNK)
     order.append("handed over")
     assert order == ["closed", "handed over"]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["error", 'a"b', "back\\", '\\"', "", "data: [DONE]", "\n\n", "é🎉", '","x":"', "}]}"]
+        )
+    )
+)
+def test_events_of_a_known_form_are_what_they_were_in_a_stream_of_their_own(texts: list[str]) -> None:
+    seen = play([TOKENS, *(token(text) for text in texts), END, USAGE_CHUNK, DONE])
+    assert (
+        seen.out == TOKENS + b"".join(token(text) for text in texts) + END + with_energy(USAGE_CHUNK) + DONE
+    )
+    assert (seen.tokens, seen.stream.finished, seen.stream.error) == (3 + len(texts), True, None)
+
+
+def test_an_end_that_follows_events_of_a_known_form_is_seen() -> None:
+    inner = b'x"},"finish_reason":null}],"error":{"message":"no"},"choices":[{"index":0,"delta":{"content":"x'
+    odd = token("?").replace(b"?", inner)  # it begins and ends as a token does
+    seen = play([TOKENS, token("a"), odd])
+    assert seen.stream.error == ("no", None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+import httpx
 import msgspec
 import pytest
 
@@ -15,6 +16,9 @@ from accounting.events import AnyEvent, RequestFinished, RequestStarted
 from proxy.settings_observe import Telemetry as Settings
 from proxy.telemetry import Span, Telemetry, parse
 from simulator.process import SimulatedEngine
+from tests.accounting.otlp.exports import encoded
+from tests.accounting.otlp.exports import span as span_of_engine
+from tests.accounting.otlp.test_through_the_proxy import port, times_of
 from tests.accounting.store.examples import record
 from tests.proxy.collector import Collector, attributes
 from tests.proxy.raw_engine import RawEngine, whole
@@ -223,6 +227,29 @@ def test_the_engine_is_given_our_span_as_parent_or_the_header_as_it_came(
         begun = until(lambda: collector.span(ids[2]), "the third span")
         assert new == [f"00-{begun['traceId']}-{begun['spanId']}-01"]
         assert (begun["parentSpanId"], collector.span(ids[1])) == ("", None)
+
+
+def test_an_engines_span_under_ours_is_told_of_its_request(
+    collector: Collector, simulated: SimulatedEngine, tmp_path: Path
+) -> None:
+    settings = {
+        "backends": [{"id": "engine", "url": simulated.url}],
+        "meter": {"source": "none"},
+        "otlp": {"enabled": True, "grpc_port": None, "http_port": 0},
+        "telemetry": {"enabled": True, "endpoint": collector.url},
+    }
+    with running(tmp_path, settings) as stack:
+        request_id = str(uuid4())
+        stack.post(chat(), request_id=request_id, traceparent=SAMPLED)
+        ours = until(lambda: collector.span(request_id), "our span")
+        parent = bytes.fromhex(ours["spanId"])
+        of_engine = span_of_engine(
+            "named-by-the-engine", trace_id=bytes.fromhex(TRACE), parent_span_id=parent, queue=0.5
+        )
+        url = f"http://127.0.0.1:{port(stack, 'HTTP')}/v1/traces"
+        protobuf = {"content-type": "application/x-protobuf"}
+        httpx.post(url, content=encoded(of_engine), headers=protobuf).raise_for_status()
+        assert times_of(stack, request_id).queue_ms == 500.0
 
 
 def test_spans_wait_for_a_collector_that_is_away_and_none_is_lost(tmp_path: Path) -> None:

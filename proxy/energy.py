@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from accounting.records import RequestRecord
 
 UJ_PER_JOULE = 1_000_000
@@ -35,7 +37,7 @@ def energy_object(record: RequestRecord) -> dict[str, object]:
 
 
 def energy_json(record: RequestRecord) -> bytes:
-    return json.dumps(energy_object(record), separators=(",", ":")).encode()
+    return msgspec.json.encode(energy_object(record))
 
 
 def splice(document: bytes, key: str, value: bytes) -> bytes:

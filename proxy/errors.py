@@ -3,7 +3,11 @@
     ApiError
     +- BadRequest            400  invalid_request_error
     +- NotFound              404  not_found_error
+    +- RequestTimeout        408  invalid_request_error   code request_timeout
     +- BodyTooLarge          413  invalid_request_error   code request_too_large
+    +- HeadTooLarge          431  invalid_request_error   code head_too_large
+    +- NotSupported          501  invalid_request_error   code not_supported
+    +- VersionNotSupported   505  invalid_request_error   code not_supported
     +- BackendUnavailable    503  server_error            code backend_unavailable
     +- BackendFailed         502  server_error            code backend_failed
     +- BackendTimeout        504  server_error            code backend_timeout
@@ -72,6 +76,30 @@ class BodyTooLarge(ApiError):
     status = 413
     kind = "invalid_request_error"
     default_code = "request_too_large"
+
+
+class RequestTimeout(ApiError):
+    status = 408
+    kind = "invalid_request_error"
+    default_code = "request_timeout"
+
+
+class HeadTooLarge(ApiError):
+    status = 431
+    kind = "invalid_request_error"
+    default_code = "head_too_large"
+
+
+class NotSupported(ApiError):
+    status = 501
+    kind = "invalid_request_error"
+    default_code = "not_supported"
+
+
+class VersionNotSupported(ApiError):
+    status = 505
+    kind = "invalid_request_error"
+    default_code = "not_supported"
 
 
 class BackendUnavailable(ApiError):

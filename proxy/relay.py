@@ -12,7 +12,14 @@ from proxy.access_log import AccessLog
 from proxy.account import Account
 from proxy.ask import Ask, header
 from proxy.backends import Backend, Backends
-from proxy.errors import ApiError
+from proxy.errors import (
+    ApiError,
+    BadRequest,
+    HeadTooLarge,
+    NotSupported,
+    RequestTimeout,
+    VersionNotSupported,
+)
 from proxy.exchange import Exchange, write_error
 from proxy.settings import Settings
 from proxy.telemetry import Span, Telemetry
@@ -156,15 +163,11 @@ class Refusal:
         """Nothing is under way."""
 
 
-class Refused(ApiError):
-    """A request that is not taken."""
-
-    kind = "invalid_request_error"
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status  # type: ignore[misc]
+REFUSALS: dict[int, type[ApiError]] = {
+    error.status: error
+    for error in (BadRequest, RequestTimeout, HeadTooLarge, NotSupported, VersionNotSupported)
+}
 
 
 def _refuse(connection: Connection, request: Request, status: int, message: str) -> Refusal:
-    return Refusal(connection, request, Refused(status, message))
+    return Refusal(connection, request, REFUSALS[status](message))

@@ -47,4 +47,4 @@ def ready(request: Request) -> JSONResponse:
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
     state: State = request.app.state.joulegate
-    return Response(state.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await state.metrics.text(), media_type=CONTENT_TYPE_LATEST)

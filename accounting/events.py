@@ -88,6 +88,8 @@ class BackendDeclared(Event, tag="backend", frozen=True, kw_only=True):
     backend: str
     gpus: list[str]
     model: ModelCard | None = None
+    tells_late: bool = False
+    """Whether its engine tells the times of requests some seconds after their end, in traces."""
 
 
 class MeterUp(Event, tag="meter", frozen=True, kw_only=True):

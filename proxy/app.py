@@ -144,7 +144,8 @@ async def _start(
     if again:
         log.info("replayed the journal: %d records and book entries made again", again)
     for configured, backend in zip(settings.backends, backends.all, strict=True):
-        accountant.declare(declaration(configured, backend.gpus, accountant.clock.now_us()))
+        now_us = accountant.clock.now_us()
+        accountant.declare(declaration(configured, backend.gpus, now_us, traces=settings.otlp.enabled))
     wanted = sorted({gpu for backend in backends.all for gpu in backend.gpus})
     meter = build(settings, wanted, accountant.clock)
     if meter is not None:
@@ -166,7 +167,12 @@ async def _start(
         load,
         {
             "backends": BackendsChange(
-                backends, gpus, frozenset(wanted), accountant.declare, accountant.clock
+                backends,
+                gpus,
+                frozenset(wanted),
+                accountant.declare,
+                accountant.clock,
+                settings.otlp.enabled,
             ),
             "routing": backends.use_settings,
             "health": backends.use_settings,

@@ -107,13 +107,16 @@ class BackendsChange:
     measured: frozenset[str]
     declare: Callable[[BackendDeclared], None]
     clock: Clock
+    traces: bool
+    """Whether the engines' traces are taken, which is so until a restart."""
 
     def __call__(self, new: Settings) -> list[str]:
         gpus = {one.id: gpus_of(one, self.found) for one in new.backends}
         changes = self.backends.apply(new.backends, gpus)
         cards = {one.id: one for one in new.backends}
         for backend in self.backends.all:
-            self.declare(declaration(cards[backend.id], backend.gpus, self.clock.now_us()))
+            one, now_us = cards[backend.id], self.clock.now_us()
+            self.declare(declaration(one, backend.gpus, now_us, traces=self.traces))
         notes = [
             f"backend {backend.id}: GPU {gpu} is not measured until a restart"
             for backend in [*changes.added, *changes.changed]
@@ -132,12 +135,13 @@ def gpus_of(configured: Backend, found: Sequence[str]) -> list[str]:
     return list(found) if configured.gpus == "all" else list(configured.gpus)
 
 
-def declaration(configured: Backend, gpus: list[str], t_us: int) -> BackendDeclared:
-    """What the ledger is told of a backend."""
+def declaration(configured: Backend, gpus: list[str], t_us: int, *, traces: bool) -> BackendDeclared:
+    """What the ledger is told of a backend. `traces`: whether its traces are taken."""
     card = configured.model_card
     return BackendDeclared(
         t_us=t_us,
         backend=configured.id,
         gpus=gpus,
         model=CardEvent(**card.model_dump()) if card is not None else None,
+        tells_late=traces,
     )

@@ -24,7 +24,7 @@ class Groups:
         self.all: list[Group] = []
         self._models = dict(state.models)
         self._scales = dict(state.scales)
-        self._histories = {key: History.of(kept) for key, kept in state.histories.items()}
+        self._histories = {key: History.of(history) for key, history in state.histories.items()}
         self._form()
 
     def state(self) -> LedgerState:
@@ -83,6 +83,7 @@ class Groups:
             known = None
         if known is None:
             self.backends[event.backend] = BackendState(gpus=unique(event.gpus), model=event.model)
+        self.backends[event.backend].tells_late = event.tells_late
         in_use = {flights.teller(row).backend for row in flights.row.values()}
         self.backends = {n: b for n, b in self.backends.items() if "#" not in n or n in in_use}
         return self._form()

@@ -9,6 +9,7 @@ from it and it is dropped. What is kept is bounded: beyond MOST_ENTRIES the olde
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accounting.ledger.features import Work
-from accounting.ledger.intervals import INTERVAL_US
-from accounting.ledger.state import KeptState
+from accounting.ledger.intervals import INTERVAL_US, number, numbers
+from accounting.ledger.state import HistoryState, KeptState
 
 MOST_ENTRIES = 200_000
 """Requests times intervals, of one group: about 15 MB."""
@@ -80,13 +81,11 @@ class Kept:
 
 @dataclass(slots=True)
 class History:
-    """The kept intervals of one group, oldest first."""
+    """The kept intervals of one group, oldest first. There may be gaps between them."""
 
     kept: list[Kept] = field(default_factory=list)
-
-    def floor_us(self, settled_us: int) -> int:
-        """Work after this time can still be charged where it was done."""
-        return self.kept[0].t0_us if self.kept else settled_us
+    lost_us: int = 0
+    """Before this time intervals were dropped for want of room, whatever may become known of them."""
 
     def since(self, t_us: int) -> Iterator[Kept]:
         """Those that end after `t_us`, newest first."""
@@ -95,25 +94,52 @@ class History:
                 return
             yield kept
 
-    def drop_before(self, t_us: int) -> list[Kept]:
-        """Take out those that end by `t_us`, and the oldest where there are too many."""
-        entries = sum(kept.entries for kept in self.kept)
-        gone = 0
-        for kept in self.kept:
-            crowded = entries > MOST_ENTRIES or len(self.kept) - gone > MOST_INTERVALS
-            if kept.t1_us > t_us and not crowded:
-                break
-            entries -= kept.entries
-            gone += 1
-        dropped, self.kept = self.kept[:gone], self.kept[gone:]
-        return dropped
+    def between(self, t0_us: int, t1_us: int) -> list[Kept]:
+        """Those that [t0_us, t1_us] touches, oldest first."""
+        first = bisect_right(self.kept, t0_us, key=lambda kept: kept.t1_us)
+        last = bisect_right(self.kept, t1_us, key=lambda kept: kept.t0_us)
+        return self.kept[first:last]
 
-    def state(self) -> list[KeptState]:
-        return [_write(kept) for kept in self.kept]
+    def touch(self, begins_us: Ints, ends_us: Ints) -> NDArray[np.bool_]:
+        """For each stretch of time [begin, end): whether any kept interval lies in it, in part at least."""
+        t0 = np.array([kept.t0_us for kept in self.kept], np.int64)
+        if not len(t0):
+            return np.zeros(len(begins_us), np.bool_)
+        following = np.searchsorted(t0 + INTERVAL_US, begins_us, side="right")
+        there: NDArray[np.bool_] = following < len(t0)
+        return there & (t0[np.minimum(following, len(t0) - 1)] < ends_us)
+
+    def drop(self, begins_us: Ints, ends_us: Ints) -> list[Kept]:
+        """Take out those in none of these stretches [begin, end], and the oldest if there is no room."""
+        if not self.kept:
+            return []
+        needed = self._needed(begins_us, ends_us)
+        dropped = [kept for kept, need in zip(self.kept, needed, strict=True) if not need]
+        left = [kept for kept, need in zip(self.kept, needed, strict=True) if need]
+        entries = sum(kept.entries for kept in left)
+        gone = 0
+        while entries > MOST_ENTRIES or len(left) - gone > MOST_INTERVALS:
+            entries -= left[gone].entries
+            self.lost_us = left[gone].t1_us
+            gone += 1
+        self.kept = left[gone:]
+        return dropped + left[:gone]
+
+    def _needed(self, begins_us: Ints, ends_us: Ints) -> list[bool]:
+        # How many stretches have begun by each interval's end, less those that ended before it began. Counted
+        # by interval: sorting them would cost more than all the rest where there are many.
+        first = number(self.kept[0].t0_us)
+        span = number(self.kept[-1].t0_us) - first + 1
+        begun = np.bincount(np.clip(numbers(begins_us) - first, 0, span), minlength=span + 1).cumsum()
+        over = np.bincount(np.clip(numbers(ends_us) - first + 1, 0, span), minlength=span + 1).cumsum()
+        return [bool(begun[k] > over[k]) for k in (number(kept.t0_us) - first for kept in self.kept)]
+
+    def state(self) -> HistoryState:
+        return HistoryState(kept=[_write(kept) for kept in self.kept], lost_us=self.lost_us)
 
     @classmethod
-    def of(cls, states: list[KeptState]) -> History:
-        return cls([_read(state) for state in states])
+    def of(cls, state: HistoryState) -> History:
+        return cls([_read(kept) for kept in state.kept], state.lost_us)
 
 
 def lean(work: Work) -> Work:

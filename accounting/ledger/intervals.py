@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 INTERVAL_US = 500_000
 """Length of an interval. At least twice the counter's period, or its edges blur the shares."""
 
@@ -16,6 +19,11 @@ the ring holds."""
 def number(t_us: int) -> int:
     """The interval that holds `t_us`."""
     return t_us // INTERVAL_US
+
+
+def numbers(times_us: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The interval that holds each of these times."""
+    return times_us // INTERVAL_US
 
 
 def start(t_us: int) -> int:

@@ -172,11 +172,11 @@ class Ledger:
         group = self._group(row)
         if group is not None:
             backend = self._backend(row)
-            floor_us = group.history.floor_us(group.settled_us)
+            floor_us = min(group.history.lost_us, group.settled_us)
             booking.book_prefill(self._flights, row, backend, first_us, floor_us)
             booking.note_first(backend, first_us)
             if self._flights.pre0[row] < group.settled_us:
-                lay_prompt(self._flights, row, group)
+                lay_prompt(self._flights, row, group, (first_us, first_us))
 
     def _times(self, event: RequestTimes) -> None:
         """An engine's trace came: as a rule when the request has ended, and often when it is settled."""
@@ -190,9 +190,10 @@ class Ledger:
         if self._flights.streamed[row]:
             first_us, backend = int(self._flights.first[row]), self._backend(row)
             if first_us:
-                floor_us = group.history.floor_us(group.settled_us)
+                floor_us = min(group.history.lost_us, group.settled_us)
+                was_us = int(self._flights.pre0[row]), int(self._flights.pre1[row])
                 booking.book_prefill(self._flights, row, backend, first_us, floor_us)
-                lay_prompt(self._flights, row, group)
+                lay_prompt(self._flights, row, group, was_us)
         else:
             self._book_answer(row, group)
 
@@ -201,7 +202,7 @@ class Ledger:
         first_us = first_by_steps(self._flights, row, group)
         booking.book_unstreamed(self._flights, row, self._backend(row), group.settled_us, first_us)
         usage = self._flights.teller(row).usage
-        lay_prompt(self._flights, row, group)
+        lay_prompt(self._flights, row, group, (int(self._flights.start[row]), int(self._flights.end[row])))
         lay_answer(self._flights, row, group, float((usage.completion_tokens if usage else None) or 0))
 
     def _finished(self, event: RequestFinished) -> list[Output]:
@@ -222,7 +223,7 @@ class Ledger:
         told_tokens = told.usage.completion_tokens if told.usage is not None else None
         if flights.first[row] or flights.seen[row] or (flights.streamed[row] and not told_tokens):
             booking.correct(flights, row, backend)
-            lay_prompt(flights, row, group)
+            lay_prompt(flights, row, group, (int(flights.pre0[row]), int(flights.pre1[row])))
         elif event.status == "ok":
             self._book_answer(row, group)
         booking.learn(flights, row, backend)
@@ -248,8 +249,9 @@ class Ledger:
         rows, counts = rows[known], counts[known]
         np.add.at(flights.seen, rows, counts)
         k = number(event.t_us)
-        oldest = min((group.settled_us for group in self._groups.all), default=0)
-        if number(before_us) >= k - 1 and number(oldest) <= k - 1 and k - number(oldest) < RING:
+        settled = [group.settled_us for group in self._groups.all]
+        oldest, newest = min(settled, default=0), max(settled, default=0)
+        if number(before_us) >= max(k - 1, number(newest)) and k - number(oldest) < RING:
             # The usual case: the tick lies in one interval, or two, that are open everywhere.
             begins = np.where(flights.first[rows] > 0, flights.first[rows], flights.start[rows])
             begins = np.clip(begins, before_us, event.t_us)
@@ -283,13 +285,10 @@ class Ledger:
             flights = self._flights
             settled = np.array([group.settled_us for group in self._groups.all], np.int64)
             ends, groups = flights.end[: flights.rows], flights.group[: flights.rows]
-            over = (groups >= 0) & (ends > 0)
-            done = np.flatnonzero(over & (settled[groups] > ends) & ~flights.concluded[: flights.rows])
+            over = (groups >= 0) & (ends > 0) & ~flights.concluded[: flights.rows]
+            done = np.flatnonzero(over & (settled[groups] > ends))
             out += [self._conclude(handle) for handle in np.sort(flights.handle[done]).tolist()]
-            floors = [group.history.floor_us(group.settled_us) for group in self._groups.all]
-            past = np.array(floors, np.int64)[groups] >= ends
-            sure = np.flatnonzero(over & past & flights.concluded[: flights.rows])
-            out += self._let_go(np.sort(flights.handle[sure]).tolist())
+            out += self._let_go_of_the_sure()
         return out
 
     def _conclude(self, handle: int) -> RequestRecord:
@@ -298,13 +297,23 @@ class Ledger:
         record = self._record(handle, final=True)
         row = flights.row[handle]
         group = self._group(row)
-        if group is not None and group.history.floor_us(group.settled_us) < flights.end[row]:
+        if group is not None and group.history.touch(flights.start[[row]], flights.end[[row]])[0]:
             flights.concluded[row] = True
             flights.teller(row).recorded = record
             self._concluded += 1
         else:
             flights.remove(handle)
         return record
+
+    def _let_go_of_the_sure(self) -> list[Output]:
+        """Those with a record of whose time nothing is kept any more."""
+        flights, out = self._flights, []
+        n = flights.rows
+        for group in self._groups.all:
+            rows = np.flatnonzero(flights.concluded[:n] & (flights.group[:n] == group.number))
+            sure = rows[~group.history.touch(flights.start[rows], flights.end[rows])]
+            out += self._let_go(np.sort(flights.handle[sure]).tolist())
+        return out
 
     def _let_go(self, handles: list[int]) -> list[Output]:
         """Nothing more can become known of these: say what their records were off by."""

@@ -31,15 +31,18 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def lay_prompt(flights: Flights, row: int, group: Group) -> None:
-    """Write the request's prompt, as far as it lies in settled time, into the kept intervals."""
+def lay_prompt(flights: Flights, row: int, group: Group, was_us: tuple[int, int]) -> None:
+    """Write the request's prompt, as far as it lies in settled time, into the kept intervals.
+
+    `was_us` is the stretch of time that it was thought to lie in before.
+    """
     column, handle = int(flights.column[row]), int(flights.handle[row])
     pre0, pre1 = int(flights.pre0[row]), int(flights.pre1[row])
     uncached, prompt = float(flights.uncached[row]), float(flights.prompt[row])
     per_token = prompt - uncached / 2  # context that a prompt token attends to, on average
     prices = group.prices(column)
     moved_j, touched = 0.0, []
-    for kept in group.history.since(int(flights.start[row])):
+    for kept in group.history.between(min(was_us[0], pre0), max(was_us[1], pre1)):
         at = kept.place(column, handle)
         if at is None:
             continue

@@ -83,7 +83,7 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
         gpu.settled_us = t1_us
         gpu.curve.forget_before(t1_us)
     _turn_page(flights, group.number, t0_us, t1_us)
-    for kept in group.history.drop_before(_unsure_since_us(group, flights, t1_us)):
+    for kept in group.history.drop(*_unsure(group, flights, t1_us)):
         learn(group, kept)
     wait_us = LESSON_US if group.model.windows >= COLD_WINDOWS else COLD_LESSON_US
     for kept in group.history.kept:
@@ -93,18 +93,23 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
     return entries
 
 
-def _unsure_since_us(group: Group, flights: Flights, t1_us: int) -> int:
-    """Before this time nothing more will be told of any request: the earliest start of one that may be."""
+def _unsure(group: Group, flights: Flights, t1_us: int) -> tuple[Ints, Ints]:
+    """Stretches of time, as begins and ends, of which more may become known up to now, `t1_us`.
+
+    Until its first token nobody knows when a prompt is computed; until the usage, which comes last,
+    how long the prompt is and how much of it was cached; and of an answer that is not streamed, anything.
+    """
     n = flights.rows
     rows = np.flatnonzero((flights.group[:n] == group.number) & flights.works[:n])
     late = np.array([b.tells_late for b in group.backends], np.bool_)
     if not len(rows):
-        return t1_us
-    ends, columns = flights.end[rows], flights.column[rows]
-    # Even of a stream, the size of the prompt and how much of it was cached come with the usage at its end.
-    unsure = ~flights.concluded[rows] | (late[columns] & (ends + LATE_US > t1_us))
-    starts = flights.start[rows[unsure]]
-    return int(starts.min(initial=t1_us))
+        return rows, rows
+    start, end, pre0, pre1 = flights.start[rows], flights.end[rows], flights.pre0[rows], flights.pre1[rows]
+    told_late = late[flights.column[rows]] & (end > 0) & (end + LATE_US > t1_us)
+    unsure = ~flights.concluded[rows] | told_late
+    prompt_only = flights.streamed[rows] & (flights.first[rows] > 0) & ~told_late
+    begins, ends = np.where(prompt_only, pre0, start), np.where(prompt_only, pre1, t1_us)
+    return begins[unsure], ends[unsure]
 
 
 def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:

@@ -95,6 +95,13 @@ class KeptState(msgspec.Struct):
     gpus: list[tuple[str, int, float | None, list[bytes], list[int]]]
 
 
+class HistoryState(msgspec.Struct):
+    """A group's kept intervals, and the time before which some were dropped too early."""
+
+    kept: list[KeptState]
+    lost_us: int = 0
+
+
 class LedgerState(msgspec.Struct):
     """Everything."""
 
@@ -108,7 +115,7 @@ class LedgerState(msgspec.Struct):
     """By source: everything before this time has been said."""
     last_handles: dict[int, int] = {}
     """By source: the highest handle heard, so that none is used twice."""
-    histories: dict[str, list[KeptState]] = {}
+    histories: dict[str, HistoryState] = {}
     """By group: intervals of which more may become known."""
     scales: dict[str, float | None] = {}
     """By group: how far measured energy has been above what the model says of late."""

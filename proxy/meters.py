@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from accounting.clock import Clock
-from accounting.events import MeterMethod
+from accounting.events import MeterDown, MeterMethod, MeterUp
 from accounting.meters.contract import Meter, MeterError
 from accounting.meters.dcgm import Dcgm
 from accounting.meters.host import HostMeter
@@ -154,12 +154,20 @@ def _look(settings: Settings, source: MeterSource) -> Found:
         return Found("nvml", gpus, listed=listed)
     remote = _remote(source, Clock.anchored_now())
     try:
-        ups = remote.open()
+        told = remote.open()
     except RemoteError as error:
         return Found(remote.name, [], str(error))
     finally:
         remote.close()
-    return Found(remote.name, [FoundGpu(up.gpu, up.device, up.method) for up in ups])
+    broken = next((e.message for e in told if e.gpu == "*" and isinstance(e, MeterDown)), None)
+    return Found(remote.name, [_found(event) for event in told if event.gpu != "*"], broken)
+
+
+def _found(event: MeterUp | MeterDown) -> FoundGpu:
+    """A GPU that a remote meter knows; one that is down there may come back."""
+    if isinstance(event, MeterDown):
+        return FoundGpu(event.gpu, f"{event.code}: {event.message}", "none")
+    return FoundGpu(event.gpu, event.device, event.method)
 
 
 def _remote(source: MeterSource, clock: Clock) -> Source:

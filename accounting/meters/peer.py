@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from accounting.events import CounterReads, MeterUp
+from accounting.events import CounterReads, MeterDown, MeterUp
 from accounting.meters.contract import MeterEvent
 from accounting.meters.remote_clock import RemoteClock
 from accounting.meters.remote_http import Remote, RemoteError
@@ -60,12 +60,17 @@ class Peer:
         self._run = ""
         self._next = 0
 
-    def open(self) -> list[MeterUp]:
+    def open(self) -> list[MeterUp | MeterDown]:
         self._remote.open()
         self._clock, self._run = RemoteClock(), ""
         for _ in range(SYNCS - 1):
             self._ask(busy=False)
-        return [event for event in self._heard(self._ask(busy=False)) if isinstance(event, MeterUp)]
+        now_us = self._remote.clock.now_us()  # what came about long ago over there begins now for us
+        return [
+            msgspec.structs.replace(event, t_us=now_us)
+            for event in self._heard(self._ask(busy=False))
+            if isinstance(event, MeterUp | MeterDown)
+        ]
 
     def read(self, busy: bool) -> list[MeterEvent]:
         return self._heard(self._ask(busy=busy))

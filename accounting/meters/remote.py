@@ -38,8 +38,8 @@ class Source(Protocol):
     idle_period_s: float
     stale_s: float
 
-    def open(self) -> list[MeterUp]:
-        """Connect and find the GPUs. Raises RemoteError."""
+    def open(self) -> Sequence[MeterUp | MeterDown]:
+        """Connect and find the GPUs, times of now. Raises RemoteError."""
 
     def read(self, busy: bool) -> list[MeterEvent]:
         """What is new, times on our clock. Raises RemoteError when nothing can be read any more."""
@@ -51,11 +51,11 @@ class Source(Protocol):
 class _Gpu:
     """What the meter knows of one GPU."""
 
-    def __init__(self, up: MeterUp) -> None:
+    def __init__(self, up: MeterUp, now_us: int) -> None:
         self.up = up
         self.is_up = True
         self.last_mj: int | None = None
-        self.moved_us = self.heard_us = up.t_us
+        self.moved_us = self.heard_us = now_us
         """When the energy last changed, and when a read last came."""
         self.reads: CounterReads | None = None
 
@@ -118,7 +118,7 @@ class RemoteMeter:
             try:
                 found = self._source.open()
                 self._said.extend(found)
-                self._opened_told = [up.gpu for up in found]
+                self._opened_told = [event.gpu for event in found]
                 while not self._closing:
                     self._said.extend(self._source.read(self._busy))
                     retry_s = FIRST_RETRY_S
@@ -148,13 +148,16 @@ class RemoteMeter:
         if isinstance(what, RemoteError):
             self._say_all_down(self._clock.now_us(), what.code, str(what))
             return
+        if isinstance(what, MeterDown) and what.gpu == "*":  # nothing can be read over there
+            self._say_all_down(what.t_us, what.code, what.message)
+            return
         if self._wanted is not None and what.gpu not in self._wanted:
             return
         gpu = self._gpus.get(what.gpu)
         if isinstance(what, MeterUp):
             if gpu is not None:
                 self._flush(gpu)
-            self._gpus[what.gpu] = _Gpu(what)
+            self._gpus[what.gpu] = _Gpu(what, self._clock.now_us())
             self._say_up(what)
         elif isinstance(what, MeterDown):
             self._say_down(what)
@@ -188,7 +191,7 @@ class RemoteMeter:
         """After a connection: which of the GPUs that we were to read are not there?"""
         found, self._opened_told = self._opened_told, None
         for gpu in (self._wanted or []) if found is not None else []:
-            if found is not None and gpu not in found and gpu not in self._gpus:
+            if found is not None and not {gpu, "*"} & {*found, *self._gpus}:
                 has = ", ".join(found) or "none"
                 message = f"{self._source.name} does not have this GPU; it has: {has}"
                 self._say_down(MeterDown(t_us=now_us, gpu=gpu, code="NOT_FOUND", message=message))

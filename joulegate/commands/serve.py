@@ -50,6 +50,8 @@ NO_GPU = """\
 Without an NVIDIA GPU there are no joules to measure. You can
   - run joulegate on the machine with the GPUs, next to the engine;
   - name the library in meter.library, if the driver is installed in an unusual place;
+  - measure on the machine that has them: `joulegate meter` there, and `meters` in the settings here;
+  - name GPUs that come later in the backend's `gpus`;
   - see it work on a simulated GPU: joulegate demo
   - serve all the same, with every energy null: --no-meter (or meter.source: none).
 """

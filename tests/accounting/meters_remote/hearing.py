@@ -79,9 +79,11 @@ def dcgm(url: str, update_s: float, host: str | None = None, stale_s: float = 2.
     return metered(Dcgm(remote(url, clock), update_s=update_s, host=host), clock, stale_s=stale_s)
 
 
-def peer(url: str, token: Token = NO_TOKEN, clock: Clock | None = None) -> RemoteMeter:
+def peer(
+    url: str, token: Token = NO_TOKEN, clock: Clock | None = None, gpus: Sequence[str] | None = None
+) -> RemoteMeter:
     clock = clock or Clock.anchored_now()
-    return metered(Peer(remote(url, clock, token, timeout_s=2.0)), clock)
+    return metered(Peer(remote(url, clock, token, timeout_s=2.0)), clock, gpus=gpus)
 
 
 def metered(

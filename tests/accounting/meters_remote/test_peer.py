@@ -194,6 +194,38 @@ def test_a_clock_that_is_off_is_put_right(
     assert hi_us - lo_us < 1_000_000
 
 
+def test_what_a_node_knew_long_before_we_came_begins_now(
+    hear: Hear, serve: Callable[[Meter, Clock], str]
+) -> None:
+    clock, story = Clock.anchored_now(), Story()
+    url = serve(story, clock)
+    begin_us = clock.now_us()
+    long_ago_us = begin_us - 86_400_000_000
+    lost = MeterDown(t_us=long_ago_us, gpu="GPU-b", code="GPU_IS_LOST", message="m")
+    story.todo = [up(long_ago_us), lost]
+    wait_until(lambda: not story.todo, "the node hearing its meter")
+    heard = hear(peer(url, clock=clock))
+    assert heard.until_up("GPU-a").t_us >= begin_us
+    assert heard.until_down("GPU-b", "GPU_IS_LOST").t_us >= begin_us
+    story.todo = [read(clock.now_us(), 1)]
+    heard.until_reads("GPU-a", 1)
+    assert heard.kinds("GPU-a") == "u r"
+
+
+def test_a_node_whose_driver_is_broken_says_so_of_all_that_is_wanted(
+    hear: Hear, serve: Callable[[Meter, Clock], str]
+) -> None:
+    clock, story = Clock.anchored_now(), Story()
+    url = serve(story, clock)
+    story.todo = [MeterDown(t_us=1, gpu="*", code="DRIVER_NOT_LOADED", message="m")]
+    wait_until(lambda: not story.todo, "the node hearing its meter")
+    heard = hear(peer(url, clock=clock, gpus=["GPU-a"]))
+    heard.until_down("GPU-a", "DRIVER_NOT_LOADED")
+    story.todo = [up(clock.now_us())]
+    heard.until_up("GPU-a")
+    assert heard.kinds("GPU-a") == "d u"
+
+
 def test_several_may_ask_and_each_hears_all(hear: Hear, serve: Callable[[Meter, Clock], str]) -> None:
     clock, story = Clock.anchored_now(), Story()
     url = serve(story, clock)

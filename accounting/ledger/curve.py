@@ -1,8 +1,9 @@
 """From the counter's staircase to a curve of cumulative energy.
 
 A GPU's energy counter moves in steps (about every 100 ms on data-center parts), so the time of an energy is
-known only where the value changes: between the last read with the old value and the first with the new one.
-Those edges are the points of the curve; between two it is a straight line, unless `shape` knows better.
+known only where the value changes: between the last read with the old value and the first with the new one
+(`grid.py` says where between them). Those edges are the points of the curve; between two it is a straight
+line, unless `shape` knows better.
 
 The curve carries three running totals, so that any interval's figures are differences that telescope and
 nothing is lost between intervals:
@@ -18,6 +19,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 import msgspec
+
+from accounting.ledger.grid import Grid
 
 COUNTER_PERIOD_US = 100_000
 """Assumed update period of the counter, for reads further apart than it (ml.energy; Zeus)."""
@@ -64,6 +67,7 @@ class Curve(msgspec.Struct):
     period_us: int = 0
     """Time between two changes of what the meter serves, where that is longer than COUNTER_PERIOD_US."""
     epoch_open: bool = False
+    grid: Grid = msgspec.field(default_factory=Grid)
 
     def read(self, t_lo_us: int, t_hi_us: int, energy_mj: int, settled_us: int) -> None:
         """Take one read. Time up to `settled_us` is already in the books: no energy is put there any more.
@@ -78,18 +82,20 @@ class Curve(msgspec.Struct):
         if energy_mj < self.last_mj:
             # The driver was reloaded: what was drawn since the last edge is not known.
             self.last_mj, self.last_lo_us, self.epoch_open = energy_mj, t_lo_us, False
+            self.grid.clear()
             return
         if energy_mj == self.last_mj:
             self.last_lo_us = t_lo_us
             return
         width = min(t_hi_us - self.last_lo_us, max(COUNTER_PERIOD_US, self.period_us))
-        t_us = t_hi_us - width // 2 - self.lag_us
+        t_us = self.grid.place(t_hi_us - width, t_hi_us, COUNTER_PERIOD_US) - self.lag_us
         self._step(t_us, (energy_mj - self.last_mj) * 1000, width // 2, settled_us)
         self.last_mj, self.last_lo_us = energy_mj, t_lo_us
 
     def break_epoch(self) -> None:
         """What is read from now on has nothing to do with what was read before."""
         self.last_mj, self.epoch_open = None, False
+        self.grid.clear()
 
     def _step(self, t_us: int, delta_uj: int, half_width_us: int, settled_us: int) -> None:
         if not self.edges:

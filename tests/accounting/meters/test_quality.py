@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from accounting.events import CrossCheck
+from accounting.events import AnyEvent, CrossCheck, MeterUp
 from accounting.meters.pace import WINDOW, Calls, percentiles
 from accounting.meters.staircase import Step, cross_check, rhythm
 from accounting.meters.telemetry import names
@@ -184,3 +185,11 @@ def test_what_was_learnt_of_a_gpu_holds_when_it_comes_back(machines: Machines, w
     assert first.check is not None
     assert second.check == first.check  # not made again: it means a hundred reads per second
     assert second.counter_period_us == first.counter_period_us
+
+
+def test_what_older_journals_say_of_meters_can_still_be_read() -> None:
+    old = b'{"type":"meter","t_us":1,"gpu":"GPU-1","device":"H100","method":"nvml-counter","lag_us":7}'
+    up = msgspec.json.decode(old, type=AnyEvent)
+    assert isinstance(up, MeterUp)
+    assert (up.lag_us, up.new_epoch, up.index, up.source, up.note) == (7, False, None, None, None)
+    assert msgspec.json.decode(msgspec.json.encode(up)) == msgspec.json.decode(old)

@@ -79,6 +79,12 @@ class Ask:
     to know."""
 
     @property
+    def target(self) -> bytes:
+        """Path and query as they came."""
+        path = self.path.encode("latin-1")
+        return path + b"?" + self.query if self.query else path
+
+    @property
     def forced_body(self) -> bytes | None:
         """The body with usage asked for."""
         return None if self.forced_at is None else bytes(self.body[: self.forced_at]) + _ADD_USAGE

@@ -20,19 +20,21 @@ from proxy.errors import (
     BackendFailed,
     BackendTimeout,
     BackendUnavailable,
-    BadRequest,
     BodyTooLarge,
 )
 from proxy.hints import Hints
-from proxy.passing import DocumentPassing, Passing, PlainPassing, StreamPassing
+from proxy.passing import DocumentPassing, Passing, PlainPassing, StreamPassing, Tunnel
+from proxy.refusal import write_error
 from proxy.retry import Fault, is_failure
+from proxy.sending import HELD_BYTES, begun_request, engine_headers, framed, whole_request
 from proxy.telemetry import Span
 from proxy.wire.body import Body
-from proxy.wire.client import Answer, Broken, Bytes, Line
-from proxy.wire.head import Header, dropped, value_of, write_request
+from proxy.wire.client import Answer, Broken, Line
+from proxy.wire.head import Header, value_of
 from proxy.wire.pool import ConnectTimeout
 from proxy.wire.reply import Reply
-from proxy.wire.server import CONTINUE, Connection, Request
+from proxy.wire.server import Connection
+from proxy.wire.turn import CONTINUE, Request
 
 if TYPE_CHECKING:
     from proxy.relay import Relay
@@ -41,9 +43,6 @@ log = logging.getLogger(__name__)
 
 GONE_STATUS = 499
 """Status in the record of a request whose client went away before the answer began (nginx's custom)."""
-
-HELD_BYTES = 65_536
-"""A body that is not read here is held up to this size: it can then be sent again. Larger ones go on."""
 
 WAITING_BYTES = 262_144
 """Of a body that goes on so much waits for the engine; more waits in the client's socket."""
@@ -55,10 +54,10 @@ JOBS = ("/v1/videos", "/v1/images", "/v1/files", "/v1/batches", "/v1/fine_tuning
 class Exchange:
     """A `Turn` on the client's connection and the `Caller` of lines to engines."""
 
-    __slots__ = ("_account", "_answered_s", "_ask", "_backend", "_began_s", "_begun", "_body", "_body_bytes",
-                 "_connection", "_dispatched", "_forced", "_give_up", "_hints", "_line", "_over", "_passing",
-                 "_paused_s", "_relay", "_reply", "_request", "_sent_s", "_span", "_stale", "_streams_up",
-                 "_tried")  # fmt: skip
+    __slots__ = ("_account", "_ask", "_backend", "_began_s", "_begun", "_body", "_body_bytes", "_connection",
+                 "_dispatched", "_forced", "_give_up", "_hints", "_line", "_over", "_passing", "_paused_s",
+                 "_relay", "_reply", "_request", "_sent_s", "_span", "_stale", "_streams_up", "_tried",
+                 "_upgrades")  # fmt: skip
 
     def __init__(self, relay: Relay, connection: Connection, request: Request) -> None:
         self._relay, self._connection, self._request = relay, connection, request
@@ -70,7 +69,7 @@ class Exchange:
         self._line: Line | None = None
         self._give_up: Callable[[], object] | None = None
         self._passing: Passing | None = None
-        self._forced = self._stale = False
+        self._forced = self._stale = self._upgrades = False
         self._paused_s: float | None = None
         self._began_s = self._sent_s = connection.loop.time()
         self._ask: Ask | None = None
@@ -102,7 +101,7 @@ class Exchange:
         if self._begun and self._too_large(self._body_bytes):
             return
         if self._dispatched and self._line is not None:
-            self._line.more(self._framed(data))
+            self._line.more(framed(self._request, data))
             return
         self._body.add(data)
         if self._dispatched:
@@ -196,14 +195,15 @@ class Exchange:
         size = self._body_bytes if request.length is None else request.length
         self._ask, self._account = ask, Account(self._relay.accountant, ask, size)
         self._forced = ask.forced_at is not None
+        self._upgrades = (
+            request.upgrade and (value_of(ask.headers, b"upgrade") or b"").lower() == b"websocket"
+        )
         return ask
 
     def _dispatch(self) -> None:
         ask = self._understand()
         relay = self._relay
         try:
-            if self._request.upgrade and value_of(ask.headers, b"upgrade") == b"websocket":
-                raise BadRequest("WebSockets are not served here", code="upgrade_not_supported")
             hints = relay.backends.hints(ask.headers, ask.body, length=self._account.body_bytes)
             backend = relay.backends.choose(ask.model, session=hints.session, prefix=hints.prefix)
         except ApiError as refusal:
@@ -234,52 +234,14 @@ class Exchange:
         ask, request, pool = self._ask, self._request, self._relay.pool(self._backend)
         assert ask is not None
         self._give_up, self._line = None, line
-        parts: list[Bytes] = []
+        headers = engine_headers(ask, pool.authority, self._span, websocket=self._upgrades)
+        target = pool.prefix + ask.target
         if self._streams_up:
-            held = self._body.take()
-            if request.chunked:
-                framing = b"transfer-encoding: chunked\r\n"
-                parts += [self._framed(held), b"0\r\n\r\n" if request.complete else b""]
-            else:
-                framing = b"content-length: %d\r\n" % (request.length or 0)
-                parts.append(held)
+            parts = begun_request(request, target, headers, self._body.take())
             self._connection.release()
         else:
-            parts += ask.forced_parts() if self._forced else [ask.body] if ask.body else []
-            size = sum(map(len, parts))
-            named = size or ask.method in ("POST", "PUT", "PATCH")
-            framing = b"content-length: %d\r\n" % size if named else b""
-        target = pool.prefix + ask.path.encode("latin-1")
-        if ask.query:
-            target += b"?" + ask.query
-        head = write_request(ask.method, target, self._headers(ask, pool.authority), framing)
-        if sum(map(len, parts)) <= HELD_BYTES:
-            parts = [b"".join([head, *parts])]  # one system call instead of two
-        else:
-            parts.insert(0, head)
+            parts = whole_request(ask, target, headers, forced=self._forced)
         line.send(self, parts, to_head=ask.method == "HEAD", whole=request.complete)
-
-    def _headers(self, ask: Ask, authority: bytes) -> list[Header]:
-        """The client's headers less those of its connection. Encodings are refused where the answer must be
-        read."""
-        drop = dropped(ask.headers)
-        headers = [header for header in ask.headers if header[0] not in drop]
-        if ask.accounted:
-            headers = [header for header in headers if header[0] != b"accept-encoding"]
-        if value_of(headers, b"host") is None:
-            headers.insert(0, (b"host", authority))
-        if ask.send_request_id:
-            headers.append((b"x-request-id", ask.request_id.encode("latin-1")))
-        if self._span is not None:
-            headers = [header for header in headers if header[0] != b"traceparent"]
-            headers.append((b"traceparent", self._span.traceparent.encode()))
-        return headers
-
-    def _framed(self, data: Bytes) -> Bytes:
-        """A piece of a body that goes on, as its head announced it."""
-        if not self._request.chunked or not data:
-            return data
-        return b"".join((b"%x\r\n" % len(data), data, b"\r\n"))
 
     def _not_connected(self, error: OSError) -> None:
         self._give_up = None
@@ -358,15 +320,25 @@ class Exchange:
             self._fail(error, Fault.GARBAGE)
 
     def engine_full(self) -> None:
-        if self._streams_up:
+        if self._streams_up or self._upgrades:
             self._connection.hold()
 
     def engine_ready(self) -> None:
         self._connection.release()
 
     def switched(self, answer: Answer, data: bytes) -> None:
-        self._leave()
-        self._fail(BackendFailed(f"backend {self._backend.id} changed the protocol unasked"), Fault.GARBAGE)
+        line = self._line
+        if line is None or not self._upgrades:
+            self._fail(
+                BackendFailed(f"backend {self._backend.id} changed the protocol unasked"), Fault.GARBAGE
+            )
+            return
+        self._account.http_status = answer.status
+        self._reply.begun = True
+        self._passing = tunnel = Tunnel(answer, self._connection, line)
+        line.sink = tunnel.pieces
+        if data:
+            tunnel.pieces(data)
 
     # ends
 
@@ -468,13 +440,3 @@ class Exchange:
         self._release_backend(ok)
         self._relay.finished(self._account, self._began_s)
         self._connection.done(self)
-
-
-def write_error(reply: Reply, error: ApiError, request_id: str) -> None:
-    """An error as the whole of an answer."""
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"x-request-id", request_id.encode("latin-1", "replace")),
-        *((name.encode(), value.encode()) for name, value in error.headers().items()),
-    ]
-    reply.whole(error.status, headers, error.json_bytes())

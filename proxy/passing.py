@@ -1,4 +1,4 @@
-"""How an engine's answer passes to the client: as a stream of events, as a JSON document, or as it is.
+"""How an engine's answer passes to the client: as a stream of events, a JSON document, as it is, or a tunnel.
 
 Each kind is told of the answer's pieces in the callback of the engine's socket and writes to the client's at
 once. The account is closed before the last byte is handed over.
@@ -16,8 +16,9 @@ from proxy.errors import ApiError, BackendFailed
 from proxy.settings import Energy
 from proxy.stream import EventStream, Fingerprint
 from proxy.wire.client import Answer, Line
-from proxy.wire.head import Header, Headers, dropped
+from proxy.wire.head import FRAMING, Header, Headers, dropped, write_answer
 from proxy.wire.reply import Reply
+from proxy.wire.server import Connection
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,33 @@ class DocumentPassing:
 
     def broke_off(self, error: ApiError) -> bool:
         return False
+
+    def tell(self, error: ApiError) -> bool:
+        return False
+
+
+class Tunnel:
+    """What follows a 101: bytes both ways, until one side closes. No account is kept of what passes."""
+
+    __slots__ = ("_line", "_now_s", "pieces")
+
+    def __init__(self, answer: Answer, connection: Connection, line: Line) -> None:
+        self._line, self._now_s = line, connection.loop.time
+        self.pieces = connection.transport.write
+        # Connection and Upgrade are of the hop, but both hops change in the same way here.
+        headers = [header for header in answer.headers if header[0] not in FRAMING]
+        connection.transport.write(write_answer(answer.status, answer.reason, headers, b""))
+        connection.tunnel(self._up)
+
+    def _up(self, data: bytes) -> None:
+        self._line.last_s = self._now_s()
+        self._line.more(data)
+
+    def end(self, trailers: list[Header]) -> None:
+        """The engine never ends this way: it closes."""
+
+    def broke_off(self, error: ApiError) -> bool:
+        return True
 
     def tell(self, error: ApiError) -> bool:
         return False

@@ -1,10 +1,9 @@
-"""The relay: what all relayed requests share, and the answers to those that are refused at the door."""
+"""The relay: what all relayed requests share."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from uuid import uuid4
 
 from accounting.otlp.directory import Directory
 from accounting.service import Accountant
@@ -12,22 +11,15 @@ from proxy.access_log import AccessLog
 from proxy.account import Account
 from proxy.ask import Ask, header
 from proxy.backends import Backend, Backends
-from proxy.errors import (
-    ApiError,
-    BadRequest,
-    HeadTooLarge,
-    NotSupported,
-    RequestTimeout,
-    VersionNotSupported,
-)
-from proxy.exchange import Exchange, write_error
+from proxy.exchange import Exchange
+from proxy.refusal import refuse
 from proxy.settings import Settings
 from proxy.telemetry import Span, Telemetry
 from proxy.wire.limits import Limits
 from proxy.wire.pool import Pool
-from proxy.wire.reply import Reply
-from proxy.wire.server import Connection, Front, Request
+from proxy.wire.server import Connection, Front
 from proxy.wire.sweep import Watched, period_s, sweep
+from proxy.wire.turn import Request
 
 
 class Relay:
@@ -51,7 +43,7 @@ class Relay:
         self._limits = Limits.of(settings.server)
         self.telemetry, self._traces, self._access_log = telemetry, traces, access_log
         self._pools: dict[Backend, Pool] = {}
-        self.front = Front(self._limits, relayed, self._open, _refuse)
+        self.front = Front(self._limits, relayed, self._open, refuse)
 
     def _open(self, connection: Connection, request: Request) -> Exchange:
         return Exchange(self, connection, request)
@@ -120,54 +112,3 @@ class Relay:
         for pool in self._pools.values():
             pool.close()
         await asyncio.sleep(0)  # the loop closes sockets in its next round
-
-
-class Refusal:
-    """The answer to a request that is not taken: a `Turn`. A body that is still to come is not waited for."""
-
-    __slots__ = ("_begun", "_connection", "_error", "_reply", "_request")
-
-    def __init__(self, connection: Connection, request: Request, error: ApiError) -> None:
-        self._connection, self._request, self._error = connection, request, error
-        self._reply = Reply(connection, request)
-        self._begun = False
-
-    def begin(self) -> None:
-        self._begun = True
-        self._request.keep_alive = False
-        if self._request.complete or self._request.length or self._request.chunked:
-            self._answer()
-
-    def data(self, data: bytes) -> None:
-        """Not wanted."""
-
-    def complete(self) -> None:
-        if self._begun:
-            self._answer()
-
-    def _answer(self) -> None:
-        if not self._reply.begun:
-            request_id = header(self._request.headers, b"x-request-id") or str(uuid4())
-            write_error(self._reply, self._error, request_id)
-            self._connection.done(self)
-
-    def gone(self) -> None:
-        """Nothing is under way."""
-
-    pause = resume = gone
-
-    def look(self, now_s: float) -> None:
-        """It answers as soon as it can."""
-
-    def stop(self, why: str) -> None:
-        """Nothing is under way."""
-
-
-REFUSALS: dict[int, type[ApiError]] = {
-    error.status: error
-    for error in (BadRequest, RequestTimeout, HeadTooLarge, NotSupported, VersionNotSupported)
-}
-
-
-def _refuse(connection: Connection, request: Request, status: int, message: str) -> Refusal:
-    return Refusal(connection, request, REFUSALS[status](message))

@@ -16,7 +16,8 @@ from uvicorn.server import ServerState
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
 
-    from proxy.wire.server import Connection, Request
+    from proxy.wire.server import Connection
+    from proxy.wire.turn import Request
 
 log = logging.getLogger("uvicorn.error")
 

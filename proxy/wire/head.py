@@ -16,6 +16,8 @@ HOP_BY_HOP = frozenset(
 """What belongs to one connection (RFC 9110, 7.6.1), and what whoever sends a body says of it. `expect` is
 answered here."""
 
+FRAMING = frozenset((b"content-length", b"transfer-encoding", b"trailer"))
+
 NO_BODY = frozenset((204, 304))
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 

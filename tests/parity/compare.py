@@ -25,6 +25,8 @@ _PER_HOP: Final = {"date", "content-length", "transfer-encoding", "connection", 
 _ID: Final = re.compile(
     rb'"(id|item_id)":( ?)"(chatcmpl|cmpl|resp|msg|embd|pooling|modelperm|chatcmpl-tool|call|fc|rs)[-_][^"]*"'
 )
+_BARE_ID: Final = re.compile(rb'"id":( ?)"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"')
+"""As `transformers serve` makes them."""
 _TIME: Final = re.compile(rb'"(created|created_at|completed_at)":( ?)[0-9.]+')
 _METRIC: Final = re.compile(
     rb'"(time_to_first_token_ms|generation_time_ms|queue_time_ms|mean_itl_ms|tokens_per_second)"'
@@ -68,7 +70,7 @@ def scrub(body: bytes, case: Case) -> bytes:
     """The body without what changes from run to run. Ids that the request named stay, and so do the counts of
     cached tokens where the case was played once before."""
     if not case.own_id:
-        body = _ID.sub(rb'"\1":\2"<\3>"', body)
+        body = _BARE_ID.sub(rb'"id":\1"<uuid>"', _ID.sub(rb'"\1":\2"<\3>"', body))
     if not case.repeated:
         body = _CACHED.sub(rb'"\1":\g<2>0', body)
     body = _TIME.sub(rb'"\1":\g<2>0', body)

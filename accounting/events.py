@@ -215,6 +215,17 @@ class RequestStarted(Event, tag="started", frozen=True, kw_only=True):
     """Sequences that decode side by side: `n` times the number of prompts."""
 
 
+class RequestMoved(Event, tag="moved", frozen=True, kw_only=True):
+    """The backend failed before it answered anything, and the request goes to another one, or there again.
+
+    What the failed try cost stays with the request.
+    """
+
+    t_us: int
+    handle: int
+    backend: str
+
+
 class FirstToken(Event, tag="first", frozen=True, kw_only=True):
     """The first token of a streamed request reached the proxy: its prefill is over.
 
@@ -307,6 +318,7 @@ AnyEvent = (
     | GpuTelemetry
     | CounterReads
     | RequestStarted
+    | RequestMoved
     | FirstToken
     | Tick
     | RequestFinished

@@ -24,7 +24,7 @@ PURE = ("events", "records", "ledger")
 """What of accounting computes and does no more. `clock` belongs to it too, but reads the time."""
 
 PURE_MAY = {"__future__", "bisect", "collections", "dataclasses", "enum", "functools", "heapq", "itertools"}
-PURE_MAY |= {"fractions", "math", "operator", "typing", "msgspec", "numpy", "scipy"}
+PURE_MAY |= {"fractions", "math", "operator", "typing", "zlib", "msgspec", "numpy", "scipy"}
 """Modules without a side effect. Not in it, on purpose: os, socket, time, random, logging, sqlalchemy."""
 
 

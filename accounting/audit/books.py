@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from accounting.audit.report import EXAMPLES, Gap, GpuSums, Report
+from accounting.ledger.conclude import HOLD_US, MAX_WAIT_US
 from accounting.ledger.intervals import INTERVAL_US
-from accounting.ledger.ledger import HOLD_US, MAX_WAIT_US
 from accounting.store.audit_queries import Charge, Snapshot
 
 RESTART_US = 2_000_000

@@ -33,6 +33,9 @@ class Told(msgspec.Struct):
     usage: Usage | None = None
     times: EngineTimes | None = None
     quality: float | None = None
+    tries: list[int] = []
+    """Handles of the rows of its earlier tries at other backends: negative, so that nobody else has them."""
+    is_try: bool = False
     recorded: RequestRecord | None = None
     """Its record, where that is out already and may still be corrected."""
 
@@ -165,8 +168,13 @@ class Flights:
             self.__dict__[name][row] = 0
         for name in (*_BY_GPU, "tokens"):
             self.__dict__[name][row, :] = 0
-        self.group[row] = -1
+        self.group[row], self.concluded[row] = -1, False
         self._free.append(row)
+
+    def rename(self, handle: int, to: int) -> None:
+        """Give the row of a request another handle."""
+        row = self.row.pop(handle)
+        self.row[to], self.handle[row] = row, to
 
     def in_order(self, rows: Ints) -> Ints:
         """The rows by handle: the one order that does not depend on the layout."""

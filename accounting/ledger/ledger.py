@@ -6,6 +6,7 @@ say; nonsense (a handle nobody opened, times that run backwards) is let go.
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 
 from accounting.events import (
@@ -18,6 +19,7 @@ from accounting.events import (
     MeterDown,
     MeterUp,
     RequestFinished,
+    RequestMoved,
     RequestStarted,
     RequestTimes,
     ServiceStarted,
@@ -26,24 +28,20 @@ from accounting.events import (
     source_of,
 )
 from accounting.ledger import booking, bypass
+from accounting.ledger.conclude import Conclusions
 from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
 from accounting.ledger.intervals import INTERVAL_US, RING, number
-from accounting.ledger.news import first_by_steps, lay_answer, lay_prompt, split_anew
+from accounting.ledger.news import first_by_steps, lay_answer, lay_prompt
 from accounting.ledger.provisional import add_estimate
-from accounting.ledger.record import METHOD, correction_of, record_of
+from accounting.ledger.record import METHOD
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
-from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, LedgerState
 from accounting.records import Output, RequestRecord
 
-HOLD_US = 300_000
-"""An interval waits this long past its end, so that short unstreamed answers are known when it is split."""
-
-MAX_WAIT_US = 5_000_000
-"""An interval waits at most this long for the counter, and `Curve.slack_us` longer for a slow one; then it is
-booked without it."""
+TRY_BITS = 4
+"""A handle has room for so many bits of failed tries."""
 
 
 class Ledger:
@@ -68,12 +66,12 @@ class Ledger:
             group, column = self._groups.place(request.told.backend, request.told.gpus)
             settled_us = self._groups.all[group].settled_us if group >= 0 else 0
             self._flights.take_up(request, group, column, settled_us)
-        self._concluded = sum(request.told.recorded is not None for request in state.open.values())
+        self._conclusions = Conclusions(self._flights, self._groups)
 
     @property
     def open_requests(self) -> int:
         """Requests in flight, or ended and not settled."""
-        return len(self._flights) - self._concluded
+        return len(self._flights) - self._conclusions.held
 
     def holds(self, handle: int) -> bool:
         """Whether this request is in flight, or ended and not settled."""
@@ -98,6 +96,8 @@ class Ledger:
                 self._groups.read(event)
             case RequestStarted():
                 return self._started(event)
+            case RequestMoved():
+                self._moved(event)
             case FirstToken():
                 self._first(event)
             case RequestFinished():
@@ -150,14 +150,41 @@ class Ledger:
         backend = self._groups.backends.get(event.backend or "")
         gpus = list(backend.gpus) if backend is not None else []
         group, column = self._groups.place(event.backend, gpus)
-        row = self._flights.add(
-            event.handle, Told(started=event, gpus=gpus, backend=event.backend), group, column
-        )
+        told = Told(started=event, gpus=gpus, backend=event.backend)
+        row = self._flights.add(event.handle, told, group, column)
+        self._assume(row)
+        return []
+
+    def _assume(self, row: int) -> None:
+        """What is to be thought of a request before anything is seen of it."""
+        name = self._flights.teller(row).backend
+        backend = self._groups.backends.get(name or "")
         if backend is not None:
             booking.assume_prompt(self._flights, row, backend)
-            if not event.streamed:
+            if not self._flights.streamed[row]:
                 booking.expect_prompt(self._flights, row, backend)
-        return []
+
+    def _moved(self, event: RequestMoved) -> None:
+        """The try that failed ends here, as a row of its own; the request goes on in a new one."""
+        flights = self._flights
+        row = flights.row.get(event.handle)
+        backend = self._groups.backends.get(event.backend)
+        if row is None or flights.end[row] or flights.first[row] or backend is None or not backend.gpus:
+            return
+        told = flights.teller(row)
+        moved_us = max(event.t_us, int(flights.start[row]), 1)
+        tries = told.tries
+        if flights.group[row] >= 0:
+            tries = [*tries, -(event.handle << TRY_BITS) - len(tries) - 1]
+            flights.rename(event.handle, tries[-1])
+            flights.end[row], told.status, told.is_try = moved_us, "engine_error", True
+        else:
+            flights.remove(event.handle)
+        started = msgspec.structs.replace(told.started, backend=event.backend)
+        now = Told(started=started, gpus=list(backend.gpus), backend=event.backend, tries=tries)
+        row = flights.add(event.handle, now, *self._groups.place(event.backend, now.gpus))
+        flights.start[row] = moved_us
+        self._assume(row)
 
     def _first(self, event: FirstToken) -> None:
         row = self._flights.row.get(event.handle)
@@ -218,7 +245,7 @@ class Ledger:
         flights.works[row] = event.status not in ("client_error", "rejected")
         group = self._group(row)
         if event.status == "rejected" or group is None:
-            return [self._conclude(event.handle)]
+            return [self._conclusions.conclude(event.handle)]
         backend = self._backend(row)
         told_tokens = told.usage.completion_tokens if told.usage is not None else None
         if flights.first[row] or flights.seen[row] or (flights.streamed[row] and not told_tokens):
@@ -235,7 +262,7 @@ class Ledger:
             return []
         self._take_tokens(event, before)
         self._watermarks[event.source] = event.t_us
-        return self._settle(min(self._watermarks.values()))
+        return self._conclusions.settle(min(self._watermarks.values()), self._now_us)
 
     def _take_tokens(self, event: Tick, before_us: int) -> None:
         flights, find = self._flights, self._flights.row.get
@@ -273,107 +300,25 @@ class Ledger:
     def _backend(self, row: int) -> BackendState:
         return self._groups.backends[self._flights.teller(row).backend or ""]
 
-    # -- settling --------------------------------------------------------------------------------------------
-
-    def _settle(self, watermark_us: int) -> list[Output]:
-        """Settle every interval that is over, and conclude the requests that end with it."""
-        out: list[Output] = []
-        for group in self._groups.all:
-            while (end := _next_end(group, watermark_us)) is not None:
-                out += settle_group(group, self._flights, end)
-        if out:
-            flights = self._flights
-            settled = np.array([group.settled_us for group in self._groups.all], np.int64)
-            ends, groups = flights.end[: flights.rows], flights.group[: flights.rows]
-            over = (groups >= 0) & (ends > 0) & ~flights.concluded[: flights.rows]
-            done = np.flatnonzero(over & (settled[groups] > ends))
-            out += [self._conclude(handle) for handle in np.sort(flights.handle[done]).tolist()]
-            out += self._let_go_of_the_sure()
-        return out
-
-    def _conclude(self, handle: int) -> RequestRecord:
-        """Its final record. The request is kept as long as that may still be corrected."""
-        flights = self._flights
-        record = self._record(handle, final=True)
-        row = flights.row[handle]
-        group = self._group(row)
-        if group is not None and group.history.touch(flights.start[[row]], flights.end[[row]])[0]:
-            flights.concluded[row] = True
-            flights.teller(row).recorded = record
-            self._concluded += 1
-        else:
-            flights.remove(handle)
-        return record
-
-    def _let_go_of_the_sure(self) -> list[Output]:
-        """Those with a record of whose time nothing is kept any more."""
-        flights, out = self._flights, []
-        n = flights.rows
-        for group in self._groups.all:
-            rows = np.flatnonzero(flights.concluded[:n] & (flights.group[:n] == group.number))
-            sure = rows[~group.history.touch(flights.start[rows], flights.end[rows])]
-            out += self._let_go(np.sort(flights.handle[sure]).tolist())
-        return out
-
-    def _let_go(self, handles: list[int]) -> list[Output]:
-        """Nothing more can become known of these: say what their records were off by."""
-        out: list[Output] = []
-        for handle in handles:
-            recorded = self._flights.teller(self._flights.row[handle]).recorded
-            assert recorded is not None
-            correction = correction_of(recorded, self._record(handle, final=True), self._now_us)
-            self._flights.remove(handle)
-            self._concluded -= 1
-            if correction is not None:
-                out.append(correction)
-        return out
+    # -- what comes out --------------------------------------------------------------------------------------
 
     def close(self) -> list[Output]:
         """Nothing more will be heard: bring up to date what is kept, and say what records were off by."""
-        for group in self._groups.all:
-            split_anew(self._flights, group)
-        flights = self._flights
-        held = np.flatnonzero(flights.concluded[: flights.rows] & (flights.group[: flights.rows] >= 0))
-        return self._let_go(np.sort(flights.handle[held]).tolist())
+        return self._conclusions.close(self._now_us)
 
     @property
     def _now_us(self) -> int:
         return max(self._watermarks.values(), default=0)
-
-    def _record(self, handle: int, *, final: bool) -> RequestRecord:
-        row = self._flights.row[handle]
-        return record_of(self._flights, row, self._group(row), final=final)
 
     def provisional(self, handle: int) -> RequestRecord | None:
         """The record as it stands, with an estimate for the time not yet settled. None if nobody holds it."""
         row = self._flights.row.get(handle)
         if row is None or self._flights.concluded[row]:
             return None
-        record = self._record(handle, final=False)
+        record = self._conclusions.record(handle, final=False)
         if not self._flights.end[row]:
             record.finished_us = max(record.started_us, self._now_us)
         group = self._group(row)
         if group is not None:
             add_estimate(record, self._flights, row, group, METHOD)
         return record
-
-
-def _next_end(group: Group, watermark_us: int) -> int | None:
-    """The end of this group's next interval if it can be settled now."""
-    end = group.settled_us + INTERVAL_US
-    if watermark_us < end + HOLD_US:
-        return None
-    known = [gpu.curve.known_until_us for gpu in group.gpus]
-    wait_us = MAX_WAIT_US + max(gpu.curve.slack_us for gpu in group.gpus)
-    if all(t is not None and t >= end for t in known):
-        sure = min(min(t for t in known if t is not None), watermark_us - HOLD_US)
-    elif watermark_us < end + wait_us:
-        return None
-    else:
-        sure = watermark_us - wait_us  # a meter is away
-    # One entry, however long, for time without energy to share: else days of downtime would be settled half a
-    # second at a time.
-    for gpu in group.gpus:
-        blind = gpu.curve.blind_until(group.settled_us)
-        sure = sure if blind is None else min(sure, blind)
-    return max(end, number(sure) * INTERVAL_US)

@@ -135,8 +135,12 @@ def _split(flights: Flights, group: Group, kept: Kept) -> None:
     find = flights.row.get
     rows = [np.fromiter((find(h, -1) for h in hs.tolist()), np.int64, len(hs)) for hs in kept.handles]
     pairs = [work.joules(group.prices(column)) for column, work in enumerate(kept.works)]
-    # A request whose row is gone keeps what it has; one that the engine refused did no work.
-    here = [found >= 0 for found in rows]
+    # A request whose row is gone, or that moved to another backend, keeps what it has here; one that the
+    # engine refused did no work.
+    here = [
+        (found >= 0) & (flights.group[found] == group.number) & (flights.column[found] == column)
+        for column, found in enumerate(rows)
+    ]
     weights = [
         np.stack(pair, axis=1) * flights.works[found][:, None]
         for pair, found in zip(pairs, rows, strict=True)

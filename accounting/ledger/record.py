@@ -72,6 +72,30 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
     )
 
 
+def add_try(record: RequestRecord, failed: RequestRecord) -> None:
+    """Add to a request's record what an earlier try at another backend cost."""
+    record.unmeasured_us += failed.unmeasured_us
+    if failed.energy_uj is None:
+        return
+    record.energy_uj = (record.energy_uj or 0) + failed.energy_uj
+    record.prefill_uj = (record.prefill_uj or 0) + (failed.prefill_uj or 0)
+    record.decode_uj = (record.decode_uj or 0) + (failed.decode_uj or 0)
+    if record.dynamic_uj is not None:
+        record.dynamic_uj = None if failed.dynamic_uj is None else record.dynamic_uj + failed.dynamic_uj
+    record.uncertainty_uj = isqrt((record.uncertainty_uj or 0) ** 2 + (failed.uncertainty_uj or 0) ** 2)
+    by_gpu = {share.gpu: share for share in record.shares}
+    for share in failed.shares:
+        if (mine := by_gpu.get(share.gpu)) is not None:
+            mine.prefill_uj, mine.decode_uj = (
+                mine.prefill_uj + share.prefill_uj,
+                mine.decode_uj + share.decode_uj,
+            )
+        else:
+            record.shares.append(share)
+    if record.method == "none":
+        record.method, record.meter = failed.method, failed.meter
+
+
 def correction_of(was: RequestRecord, now: RequestRecord, t_us: int) -> Correction | None:
     """What the second record of a request says differently than the first; None where nothing is."""
     before = {share.gpu: share for share in was.shares}

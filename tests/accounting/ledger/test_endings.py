@@ -10,8 +10,8 @@ from accounting.events import (
     Status,
     Tick,
 )
+from accounting.ledger.conclude import HOLD_US, MAX_WAIT_US
 from accounting.ledger.intervals import INTERVAL_US
-from accounting.ledger.ledger import HOLD_US, MAX_WAIT_US
 from tests.accounting.ledger.story import (
     IDLE,
     TICK_US,

@@ -1,0 +1,133 @@
+"""Settles what can be settled, and concludes requests: their records, and what those were off by."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from accounting.ledger.flights import Flights
+from accounting.ledger.group import Group
+from accounting.ledger.groups import Groups
+from accounting.ledger.intervals import INTERVAL_US, number
+from accounting.ledger.news import split_anew
+from accounting.ledger.record import add_try, correction_of, record_of
+from accounting.ledger.settle import settle_group
+from accounting.records import Output, RequestRecord
+
+HOLD_US = 300_000
+"""An interval waits this long past its end, so that short unstreamed answers are known when it is split."""
+
+MAX_WAIT_US = 5_000_000
+"""An interval waits at most this long for the counter, and `Curve.slack_us` longer for a slow one; then it is
+booked without it."""
+
+
+class Conclusions:
+    def __init__(self, flights: Flights, groups: Groups) -> None:
+        self._flights, self._groups = flights, groups
+        self.held = int(flights.concluded[: flights.rows].sum())
+        """Requests whose record is out and may still be corrected."""
+
+    def settle(self, watermark_us: int, now_us: int) -> list[Output]:
+        """Settle every interval that is over, and conclude the requests that end with it."""
+        out: list[Output] = []
+        for group in self._groups.all:
+            while (end := _next_end(group, watermark_us)) is not None:
+                out += settle_group(group, self._flights, end)
+        if out:
+            out += self._conclude_the_settled()
+            out += self._let_go_of_the_sure(now_us)
+        return out
+
+    def _conclude_the_settled(self) -> list[Output]:
+        flights = self._flights
+        settled = np.array([group.settled_us for group in self._groups.all], np.int64)
+        ends, groups = flights.end[: flights.rows], flights.group[: flights.rows]
+        over = (groups >= 0) & (ends > 0) & ~flights.concluded[: flights.rows]
+        handles = np.sort(flights.handle[np.flatnonzero(over & (settled[groups] > ends))]).tolist()
+        known, out = set(handles), []
+        for handle in handles:
+            told = flights.teller(flights.row[handle])
+            if not told.is_try and known.issuperset(told.tries):
+                out.append(self.conclude(handle))
+        return list(out)
+
+    def conclude(self, handle: int) -> RequestRecord:
+        """A request's final record. The request is kept as long as that may still be corrected."""
+        flights = self._flights
+        record = self.record(handle, final=True)
+        row = flights.row[handle]
+        told, group = flights.teller(row), self._group(row)
+        for earlier in told.tries:
+            flights.remove(earlier)
+        told.tries = []
+        if group is not None and group.history.touch(flights.start[[row]], flights.end[[row]])[0]:
+            flights.concluded[row] = True
+            told.recorded = self.record(handle, final=True)  # now without its tries
+            self.held += 1
+        else:
+            flights.remove(handle)
+        return record
+
+    def _let_go_of_the_sure(self, now_us: int) -> list[Output]:
+        """Those with a record of whose time nothing is kept any more."""
+        flights, n = self._flights, self._flights.rows
+        sure = [np.flatnonzero(flights.concluded[:n] & (flights.group[:n] < 0))]
+        for group in self._groups.all:
+            rows = np.flatnonzero(flights.concluded[:n] & (flights.group[:n] == group.number))
+            sure.append(rows[~group.history.touch(flights.start[rows], flights.end[rows])])
+        return self._let_go(np.sort(flights.handle[np.concatenate(sure)]).tolist(), now_us)
+
+    def _let_go(self, handles: list[int], now_us: int) -> list[Output]:
+        """Nothing more can become known of these: say what their records were off by."""
+        out: list[Output] = []
+        for handle in handles:
+            recorded = self._flights.teller(self._flights.row[handle]).recorded
+            assert recorded is not None
+            correction = correction_of(recorded, self.record(handle, final=True), now_us)
+            self._flights.remove(handle)
+            self.held -= 1
+            if correction is not None:
+                out.append(correction)
+        return out
+
+    def close(self, now_us: int) -> list[Output]:
+        """Nothing more will be heard: bring up to date what is kept, and say what records were off by."""
+        for group in self._groups.all:
+            split_anew(self._flights, group)
+        flights = self._flights
+        held = np.flatnonzero(flights.concluded[: flights.rows])
+        return self._let_go(np.sort(flights.handle[held]).tolist(), now_us)
+
+    def record(self, handle: int, *, final: bool) -> RequestRecord:
+        """What is settled of a request, failed tries at other backends included."""
+        row = self._flights.row[handle]
+        record = record_of(self._flights, row, self._group(row), final=final)
+        for earlier in self._flights.teller(row).tries:
+            at = self._flights.row[earlier]
+            add_try(record, record_of(self._flights, at, self._group(at), final=final))
+        return record
+
+    def _group(self, row: int) -> Group | None:
+        place = int(self._flights.group[row])
+        return self._groups.all[place] if place >= 0 else None
+
+
+def _next_end(group: Group, watermark_us: int) -> int | None:
+    """The end of this group's next interval if it can be settled now."""
+    end = group.settled_us + INTERVAL_US
+    if watermark_us < end + HOLD_US:
+        return None
+    known = [gpu.curve.known_until_us for gpu in group.gpus]
+    wait_us = MAX_WAIT_US + max(gpu.curve.slack_us for gpu in group.gpus)
+    if all(t is not None and t >= end for t in known):
+        sure = min(min(t for t in known if t is not None), watermark_us - HOLD_US)
+    elif watermark_us < end + wait_us:
+        return None
+    else:
+        sure = watermark_us - wait_us  # a meter is away
+    # One entry, however long, for time without energy to share: else days of downtime would be settled half a
+    # second at a time.
+    for gpu in group.gpus:
+        blind = gpu.curve.blind_until(group.settled_us)
+        sure = sure if blind is None else min(sure, blind)
+    return max(end, number(sure) * INTERVAL_US)

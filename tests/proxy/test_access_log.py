@@ -63,7 +63,7 @@ def test_a_file_that_was_moved_away_is_begun_anew_when_asked(tmp_path: Path) -> 
     access_log = AccessLog(settings)
     with access_log.writing():
         access_log.output(record(1))
-        until(lambda: lines(path), "the first line")
+        until(lambda: bool(lines(path)), "the first line")
         path.rename(tmp_path / "old")
         access_log.use(settings)
         access_log.output(record(2))

@@ -260,7 +260,7 @@ def test_spans_wait_for_a_collector_that_is_away_and_none_is_lost(tmp_path: Path
             for request_id in ids:
                 raw.answer(whole(b"{}"))
                 stack.post(chat(model="raw"), request_id=request_id)
-            until(lambda: collector.asked, "an export was refused")
+            until(lambda: bool(collector.asked), "an export was refused")
             assert collector.spans == []
             collector.status = 200
         # stopped meanwhile: what was left has been sent at the end, if not before

@@ -26,6 +26,7 @@ from accounting.events import (
     EngineTimes,
     FirstToken,
     RequestFinished,
+    RequestMoved,
     RequestStarted,
     RequestTimes,
     ServiceStarted,
@@ -154,6 +155,12 @@ class Accountant:
             self._meter.set_busy(True)
         self._say(event)
         return handle
+
+    def move(self, handle: int, backend: str) -> None:
+        """The request's backend failed before it answered; from now on it is with this one."""
+        now = self.clock.now_us()
+        self._say_tick(now)
+        self._say(RequestMoved(t_us=now, handle=handle, backend=backend))
 
     def first(self, handle: int) -> None:
         """The first token came by."""

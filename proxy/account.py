@@ -15,7 +15,7 @@ def status_of(http_status: int | None) -> Status:
 
 
 class Account:
-    """Made when a request is understood; `open` when it goes to a backend (a record for each try).
+    """Made when a request is understood; `open` when it goes to a backend, `move` when that one failed.
 
     Requests that do no work on a GPU have no account with the accountant; what is told of them is kept here
     for whoever watches requests end.
@@ -64,12 +64,12 @@ class Account:
             sequences=ask.sequences,
         )
 
-    def move(self, backend_id: str, http_status: int | None, why: str) -> None:
-        """The try failed, the next goes to another backend. The failed one's joules stay in its record."""
-        if self._handle is not None:
-            self._accountant.finish(self._handle, "engine_error", http_status, error=why)
+    def move(self, backend_id: str) -> None:
+        """The try failed, the next goes to another backend. What the failed one cost stays in the record."""
+        self.backend_id = backend_id
         self.tokens = 0
-        self.open(backend_id)
+        if self._handle is not None:
+            self._accountant.move(self._handle, backend_id)
 
     def count(self, tokens: int, now_s: float) -> None:
         """So many events with content came by now."""

@@ -262,7 +262,7 @@ class Exchange:
         if status >= 400:
             other = self._other(status)
             if other is not None:
-                self._move(other, status, status)
+                self._move(other, status)
                 return
             if self._forced and status < 500:
                 # Let the engine judge the client's own words: its answer may quote them.
@@ -367,13 +367,11 @@ class Exchange:
             answered=self._reply.begun,
         )
 
-    def _move(self, other: Backend, failure: Fault | int, http_status: int | None) -> None:
+    def _move(self, other: Backend, failure: Fault | int) -> None:
         self._leave()
-        why = f"backend {self._backend.id} gave {failure}; tried again on {other.id}"
+        log.info("backend %s gave %s; trying again on %s", self._backend.id, failure, other.id)
         self._release_backend(not is_failure(failure))
-        if self._span is not None and self._relay.telemetry is not None:
-            self._relay.telemetry.again(self._span)
-        self._account.move(other.id, http_status, why)
+        self._account.move(other.id)
         self._try(other)
 
     def _reject(self, error: ApiError) -> None:
@@ -393,7 +391,7 @@ class Exchange:
             return
         self._leave()
         if fault is not None and self._passing is None and (other := self._other(fault)) is not None:
-            self._move(other, fault, None)
+            self._move(other, fault)
             return
         account = self._account
         if not account.closed:

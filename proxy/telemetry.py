@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from accounting.events import AnyEvent, RequestFinished, RequestStarted
+from accounting.events import AnyEvent, RequestFinished, RequestMoved, RequestStarted
 from accounting.records import Output, RequestRecord
 from proxy.settings_observe import Telemetry as Settings
 
@@ -99,21 +99,15 @@ class Telemetry:
             self._beginning = Span(parent[0], _hex(64), parent[1], parent[2])
         return self._beginning
 
-    def again(self, span: Span) -> None:
-        """The request is tried on another backend; its `accountant.start` follows. The span goes on."""
-        self._open.pop(span.handle, None)
-        self._by_uid.pop(span.uid, None)
-        self._ended.pop(span.uid, None)
-        span.record = span.ended_s = None
-        span.tries += 1
-        self._beginning = span
-
     def event(self, event: AnyEvent) -> None:
         if isinstance(event, RequestStarted):
             span, self._beginning = self._beginning, None
             if span is not None:
                 span.uid, span.handle = event.uid, event.handle
                 self._open[event.handle] = self._by_uid[event.uid] = span
+        elif isinstance(event, RequestMoved):
+            if (moved := self._open.get(event.handle)) is not None:
+                moved.tries += 1
         elif isinstance(event, RequestFinished):
             span = self._open.pop(event.handle, None)
             if span is not None:

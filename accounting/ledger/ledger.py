@@ -169,9 +169,12 @@ class Ledger:
         flights = self._flights
         row = flights.row.get(event.handle)
         backend = self._groups.backends.get(event.backend)
-        if row is None or flights.end[row] or flights.first[row] or backend is None or not backend.gpus:
+        if row is None or flights.end[row] or flights.first[row] or backend is None:
             return
         told = flights.teller(row)
+        if not backend.gpus:  # nothing is measured there: only the name changes
+            told.started = msgspec.structs.replace(told.started, backend=event.backend)
+            return
         moved_us = max(event.t_us, int(flights.start[row]), 1)
         tries = told.tries
         if flights.group[row] >= 0:

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 import pytest
 
-from accounting.events import AnyEvent, RequestFinished, RequestStarted
+from accounting.events import AnyEvent, RequestFinished, RequestMoved, RequestStarted
 from proxy.settings_observe import Telemetry as Settings
 from proxy.telemetry import Span, Telemetry, parse
 from simulator.process import SimulatedEngine
@@ -133,21 +133,16 @@ def test_a_request_without_a_span_does_not_take_that_of_another() -> None:
     assert telemetry.take() == []
 
 
-def test_a_request_that_is_tried_again_has_one_span_with_its_last_record() -> None:
+def test_a_request_that_is_tried_again_has_one_span_that_counts_its_tries() -> None:
     telemetry = telling()
     span = telemetry.begin(None)
     assert span is not None
     started(telemetry, 1, "first")
-    telemetry.again(span)
+    telemetry.event(RequestMoved(t_us=1, handle=1, backend="other"))
     telemetry.event(finished(1))
-    started(telemetry, 2, "second")
-    telemetry.output(msgspec.structs.replace(record(1), uid="first", status="engine_error"))
-    assert telemetry.take(all_of_them=True) == []
-    telemetry.event(finished(2))
-    telemetry.output(msgspec.structs.replace(record(1), uid="second"))
-    (sent,) = telemetry.take()
-    assert sent is span
-    assert (span.tries, span.record and span.record.uid) == (2, "second")
+    telemetry.output(msgspec.structs.replace(record(1), uid="first"))
+    assert telemetry.take() == [span]
+    assert span.tries == 2
 
 
 def test_spans_that_nobody_takes_are_bounded_and_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,8 @@ def test_two_backends_cannot_have_one_id() -> None:
 
 def test_gpus_are_a_list_of_uuids_or_all() -> None:
     told = faults(backends=[{**ENGINE, "gpus": "GPU-1"}])
-    assert told[1:] == ["  backends.0.gpus: give a list of GPU UUIDs, or all"]
+    hint = "give a list of GPU UUIDs, or all, or cuda:0,1 as in CUDA_VISIBLE_DEVICES"
+    assert told[1:] == [f"  backends.0.gpus: {hint}"]
     assert load(given={"backends": [{**ENGINE, "gpus": ["GPU-1"]}]}).backends[0].gpus == ["GPU-1"]
 
 

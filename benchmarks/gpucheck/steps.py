@@ -52,7 +52,7 @@ REHEARSAL = Amounts(
     block_s=1.2,
     rounds=2,
     tokens=40,
-    plan=joules.Plan(learn_s=20.0, window_s=12.0, arrivals_s=6.0, pairs=2, per_s=2.0, every_s=1.0, scale=0.1),
+    plan=joules.Plan(learn_s=20.0, window_s=12.0, arrivals_s=6.0, pairs=2, per_s=2.0, every_s=1.0, scale=0.3),
     size="tiny",
 )
 

@@ -57,8 +57,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = ("_app_state", "_config", "_deadline_s", "_dull", "_early", "_fault", "_front", "_head_bytes",
                  "_headers", "_held", "_in_head", "_parser", "_queue", "_queued_bytes", "_reading",
-                 "_request", "_state", "_tunnel", "_turn", "_turn_request", "_url", "draining", "loop",
-                 "paused", "transport")  # fmt: skip
+                 "_request", "_state", "_tunnel", "_turn", "_turn_request", "_unsent", "_url", "draining",
+                 "loop", "paused", "transport")  # fmt: skip
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Connection(asyncio.Protocol):
         self._early = b""  # what came before the tunnel was made
         self._fault: str | None = None
         self._held = False
+        self._unsent = 0  # bytes of answers that the client had not taken when we looked last
         self._in_head = True
         self._head_bytes = 0
         self._url = b""
@@ -261,7 +262,13 @@ class Connection(asyncio.Protocol):
         """Called now and then: is anything overdue?"""
         turn, request = self._turn, self._turn_request
         if turn is None or request is None:
-            if now_s > self._deadline_s:
+            unsent = self.transport.get_write_buffer_size()
+            if unsent and unsent != self._unsent:
+                # The client still takes what is written: it has as long for each piece as for one it sends.
+                self._unsent = unsent
+                self._deadline_s = now_s + self._front.limits.body_idle_s
+            elif now_s > self._deadline_s:
+                self._unsent = unsent
                 self._overdue()
         elif (
             not request.complete and self._request is request and now_s > self._deadline_s and not self._held
@@ -345,7 +352,9 @@ class Connection(asyncio.Protocol):
             self._refuse(431, self._fault)
 
     def _overdue(self) -> None:
-        if self._in_head and self._head_bytes and not self._dull:
+        if self._unsent:
+            self.transport.abort()
+        elif self._in_head and self._head_bytes and not self._dull:
             self._refuse(408, "the request's head did not come in time")
         else:
             self.transport.close()

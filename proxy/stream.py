@@ -23,8 +23,9 @@ from accounting.events import EngineTimes, Usage
 from proxy import answer
 from proxy.energy import splice
 
-END_MARKS = (b'"finish_reason":"', b'"choices":[]', b"data: [DONE]", b'"error"', b'"response.completed"',
-             b'"response.incomplete"', b'"response.failed"', b'"usage":{', b'"message_stop"')  # fmt: skip
+END_MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"choices":[]', b"data: [DONE]", b'"error"',
+             b'"response.completed"', b'"response.incomplete"', b'"response.failed"', b'"usage":{',
+             b'"message_stop"')  # fmt: skip
 """Patterns that only the end of a stream holds. A JSON string cannot hold them: its quotes are escaped."""
 
 MAX_HELD_BYTES = 1 << 20
@@ -117,7 +118,7 @@ class EventStream:
             self.tokens -= _lines(block, b"data: [DONE]")  # now: the usage chunk before it closes the account
         if not self._started and self.tokens:
             self._started = True
-            if b'"role":"assistant"' in block:
+            if b'"role":"assistant"' in block or b'"role": "assistant"' in block:
                 self.tokens -= 1  # the first chat chunk names the role and carries no token
         for mark in END_MARKS:
             if mark in block:
@@ -187,6 +188,8 @@ class EventStream:
             # Usage on every chunk though nobody asked: the engine is set to force it, so it is the client's.
             self._forced, self._show_usage = False, True
         if parsed.choices and any(choice.finish_reason for choice in parsed.choices):
+            if b'"delta":{}' in event or b'"delta": {}' in event:
+                self.tokens -= 1  # it only says why it ends
             return self._finishing_chunk(event, parsed)
         return event
 
@@ -244,7 +247,13 @@ class EventStream:
         if self._closed:
             return None
         self._closed = True
-        return self._close(self)
+        # Whoever closes refers to us: without this the two would wait for the garbage collector.
+        close, self._close = self._close, _closed
+        return close(self)
+
+
+def _closed(stream: EventStream) -> None:
+    """It is closed already."""
 
 
 def _lines(block: bytes, beginning: bytes) -> int:

@@ -146,8 +146,12 @@ class Exchange:
             return
         if timeouts.total_s is not None and now_s - self._began_s > timeouts.total_s:
             self._fail(BackendTimeout(f"the request took longer than {timeouts.total_s:g} s"), Fault.TIMEOUT)
-        elif line is None or not self._request.complete:
-            return  # connecting has a timeout of its own, and so has a body that does not come
+        elif line is None:
+            return  # connecting has a timeout of its own
+        elif not self._request.complete:  # and so has a body that does not come; but this one is not taken
+            if line.full and now_s - line.last_s > timeouts.idle_s:
+                message = f"backend {self._backend.id} took nothing of the request for too long"
+                self._fail(BackendTimeout(message), Fault.TIMEOUT)
         elif self._paused_s is not None:
             if now_s - self._paused_s > timeouts.idle_s:
                 self._leave()

@@ -86,7 +86,7 @@ class Line(asyncio.Protocol):
         """The engine takes no more of the request's body for now."""
         self.idle_since_s = 0.0
         self.last_s = 0.0
-        """When the request was sent, or bytes of the answer came last; the loop's time."""
+        """When a piece of the request was sent last, or of the answer came; the loop's time."""
         self._parts: list[bytes] = []
         self.on_body = self._parts.append
         self.sink: Callable[[bytes], None] = _nowhere
@@ -114,9 +114,9 @@ class Line(asyncio.Protocol):
 
     def more(self, data: Bytes, *, last: bool = False) -> None:
         """A further piece of the request's body, framed as its head said."""
+        self.last_s = self._loop.time()
         if last:
             self._sent_whole = True
-            self.last_s = self._loop.time()
         if data and not self.transport.is_closing():
             self.transport.write(data)
 

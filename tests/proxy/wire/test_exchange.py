@@ -103,6 +103,17 @@ def test_an_engine_that_takes_no_more_of_a_body_slows_its_client(proxy: Stack, e
     one.close()
 
 
+def test_an_engine_that_stops_taking_a_body_is_not_waited_for(hurried: Stack, engine: HandEngine) -> None:
+    with client(hurried) as wire:
+        wire.send(upload(FORM, 60_000_000, "x-request-id: stuck-upload"))
+        wire.socket.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            wire.send(b"s" * 60_000_000)
+        record = hurried.ended("stuck-upload", "engine_error", 504)
+        assert "took nothing of the request" in record["error"]
+        engine.next().close()
+
+
 def test_a_form_that_grows_too_large_is_cut_off_on_both_sides(proxy: Stack, engine: HandEngine) -> None:
     with client(proxy) as wire:
         head = upload(FORM, 0).replace(b"content-length: 0", b"transfer-encoding: chunked")

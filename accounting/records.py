@@ -63,6 +63,10 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """Relative error of the work model of late, on energy over one second. None while it has seen nothing."""
     tokens_from: TokensFrom | None = None
     """Who counted completion_tokens: the engine, or joulegate the events of a stream that broke off."""
+    corrected_us: int | None = None
+    """When its correction came, which is in the figures above. None while there is none."""
+    correction_uj: int | None = None
+    """What that added to energy_uj; below 0 where it took some away."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):
@@ -134,4 +138,6 @@ def corrected(record: RequestRecord, by: Correction) -> RequestRecord:
             )
             for share in record.shares
         ],
+        corrected_us=by.corrected_us,
+        correction_uj=by.energy_uj,
     )

@@ -38,7 +38,7 @@ from accounting.journal import Journal, JournalError
 from accounting.ledger import Ledger
 from accounting.meters.contract import Meter
 from accounting.meters.several import Several
-from accounting.records import Output, RequestRecord
+from accounting.records import Correction, Output, RequestRecord, corrected
 
 log = logging.getLogger(__name__)
 
@@ -245,16 +245,24 @@ class Accountant:
         if self._listener is not None:
             self._listener.event(event)
         for output in out:
-            if isinstance(output, RequestRecord):
-                if not self.ledger.holds(self._by_request_id.get(output.request_id, -1)):
-                    # A client may use an id twice: the other request may still be in flight.
-                    self._by_request_id.pop(output.request_id, None)
-                self._recent[output.request_id] = output
-                while len(self._recent) > RECENT:
-                    del self._recent[next(iter(self._recent))]
+            self._remember(output)
             if self._listener is not None:
                 self._listener.output(output)
         self._outputs += out
+
+    def _remember(self, output: Output) -> None:
+        """Keep records for those who ask, with their corrections."""
+        if isinstance(output, RequestRecord):
+            if not self.ledger.holds(self._by_request_id.get(output.request_id, -1)):
+                # A client may use an id twice: the other request may still be in flight.
+                self._by_request_id.pop(output.request_id, None)
+            self._recent[output.request_id] = output
+            while len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+        elif isinstance(output, Correction):
+            record = self._recent.get(output.request_id)
+            if record is not None and record.uid == output.uid:
+                self._recent[output.request_id] = corrected(record, output)
 
     def _say_tick(self, now_us: int) -> None:
         counts, self._counts = self._counts, {}

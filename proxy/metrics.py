@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from accounting.events import AnyEvent
-from accounting.records import BookEntry, Output, RequestRecord
+from accounting.records import BookEntry, Correction, Output, RequestRecord
 from accounting.service import Accountant
 from proxy import settings_observe as settings
 from proxy.access_log import AccessLog
@@ -48,6 +48,14 @@ class Metrics:
         self._tokens = self._counters("tokens", "Tokens as engines reported them.", (*PAYER, "type"))
         self._unmeasured = self._counters(
             "requests_unmeasured", "Requests with time in flight that was not measured.", ENGINE
+        )
+        self._corrections = self._counters(
+            "corrections", "Requests whose energy was corrected after it was counted.", ()
+        )
+        self._corrected = self._counters(
+            "corrected_joules",
+            "Energy that corrections gave to requests (gained) and took from others (lost).",
+            ("direction",),
         )
         self._of_request = self._histograms(
             "joulegate_request_energy", "GPU energy of one request, in joules.", ENGINE, JOULES
@@ -122,8 +130,16 @@ class Metrics:
     def output(self, output: Output) -> None:
         if isinstance(output, RequestRecord):
             self._request(output)
-        elif isinstance(output, BookEntry):
+        elif isinstance(output, Correction):
+            self._correction(output)
+        else:
             self._book(output)
+
+    def _correction(self, correction: Correction) -> None:
+        # Counters cannot go down, so what was counted already stays, and the difference stands beside it.
+        self._corrections.values[()] += 1
+        direction = "gained" if correction.energy_uj > 0 else "lost"
+        self._corrected.values[direction,] += abs(correction.energy_uj) / 1e6
 
     def _book(self, entry: BookEntry) -> None:
         parts = {

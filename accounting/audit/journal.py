@@ -21,7 +21,7 @@ from accounting.records import BookEntry, Output, RequestRecord
 from accounting.replay import replay
 from accounting.store.audit_queries import Snapshot
 from accounting.store.schema import StoredBook, StoredRequest, stored_text
-from accounting.store.writer import ERROR_TEXT_LIMIT
+from accounting.store.statements import ERROR_TEXT_LIMIT
 
 BATCH = 500
 """Outputs compared at a time."""

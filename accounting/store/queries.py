@@ -13,7 +13,13 @@ from sqlalchemy.orm import InstrumentedAttribute
 from accounting.events import Status
 from accounting.records import GpuShare, RequestRecord
 from accounting.store.engine import StoreError, store_errors
-from accounting.store.schema import StoredBook, StoredRequest, StoredShare, stored_text
+from accounting.store.schema import (
+    StoredBook,
+    StoredCorrection,
+    StoredRequest,
+    StoredShare,
+    stored_text,
+)
 
 MAX_BOOK_ROWS = 10_000
 """Most rows (GPUs times buckets) that `books` answers, so that a question cannot fill the memory."""
@@ -169,7 +175,11 @@ class StoreReader:
 
 
 def _requests() -> Select[Any]:
-    return select(StoredRequest.__table__)  # the table, not the class: plain rows are all that is needed
+    # The table, not the class: plain rows are all that is needed.
+    added_uj = StoredCorrection.prefill_uj + StoredCorrection.decode_uj
+    return select(
+        StoredRequest.__table__, StoredCorrection.corrected_us, added_uj.label("correction_uj")
+    ).outerjoin(StoredCorrection, StoredCorrection.uid == StoredRequest.uid)
 
 
 def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]]:

@@ -1,4 +1,5 @@
-"""The tables: one row per request, per share of a GPU, per book entry, and how far each journal is stored.
+"""The tables: one row per request, per share of a GPU, per correction, per book entry, and how far each
+journal is stored.
 
 Energies are integer microjoules and times integer UTC microseconds, both 64 bits wide. NULL means "not
 known", as None does in the records. A change here needs a migration in `migrations/versions/`; a test
@@ -44,7 +45,7 @@ class Base(DeclarativeBase):
 
 
 class StoredRequest(Base):
-    """A `RequestRecord` without its shares."""
+    """A `RequestRecord` without its shares, its correction added."""
 
     __tablename__ = "requests"
 
@@ -92,6 +93,31 @@ class StoredShare(Base):
     __tablename__ = "request_shares"
 
     uid: Mapped[str] = mapped_column(ForeignKey("requests.uid", ondelete="CASCADE"), primary_key=True)
+    gpu: Mapped[str] = mapped_column(primary_key=True)
+    prefill_uj: Mapped[int]
+    decode_uj: Mapped[int]
+
+
+class StoredCorrection(Base):
+    """A `Correction` without its shares. Rows are added and never changed; `requests` has its sum already."""
+
+    __tablename__ = "corrections"
+
+    uid: Mapped[str] = mapped_column(ForeignKey("requests.uid", ondelete="CASCADE"), primary_key=True)
+    corrected_us: Mapped[int]
+    prefill_uj: Mapped[int]
+    decode_uj: Mapped[int]
+    dynamic_uj: Mapped[int | None]
+    uncertainty_uj: Mapped[int | None]
+    first_token_us: Mapped[int | None]
+
+
+class StoredCorrectionShare(Base):
+    """A `GpuShare` of a correction."""
+
+    __tablename__ = "correction_shares"
+
+    uid: Mapped[str] = mapped_column(ForeignKey("corrections.uid", ondelete="CASCADE"), primary_key=True)
     gpu: Mapped[str] = mapped_column(primary_key=True)
     prefill_uj: Mapped[int]
     decode_uj: Mapped[int]

@@ -12,25 +12,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import msgspec
-from sqlalchemy import Connection, Engine, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Engine, select
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from accounting.records import BookEntry, Output, RequestRecord
+from accounting.records import Output
 from accounting.store.engine import reason, store_errors, writing
-from accounting.store.schema import (
-    TEXT_LIMIT,
-    Base,
-    JournalProgress,
-    StoredBook,
-    StoredRequest,
-    StoredShare,
-    stored_text,
-)
+from accounting.store.schema import JournalProgress, stored_text
+from accounting.store.statements import move_progress, write
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +30,6 @@ BATCH_OUTPUTS = 2_000
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 10.0
 """The wait after a failure doubles from the first to the most."""
-
-ERROR_TEXT_LIMIT = 4_096
-"""Longest error text kept, in characters. It stands in no index."""
-
-_REQUEST_FIELDS = tuple(c.name for c in StoredRequest.__table__.columns)
-_BOOK_FIELDS = tuple(c.name for c in StoredBook.__table__.columns)
-
-Row = dict[str, Any]
 
 
 class StoreWriter:
@@ -209,9 +191,9 @@ class StoreWriter:
         """Store all of it and return the rows that can never be stored, found by halving the batch."""
         try:
             with writing(self._engine) as connection, connection.begin():
-                _write(connection, outputs)
+                write(connection, outputs)
                 if segment is not None:
-                    _move_progress(connection, self._journal_id, segment)
+                    move_progress(connection, self._journal_id, segment)
         except (SQLAlchemyError, OverflowError, ValueError) as error:
             if not _is_refusal(error) or not outputs:
                 raise
@@ -231,62 +213,3 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, DBAPIError):
         return isinstance(error, DataError | IntegrityError)
     return isinstance(error, StatementError | OverflowError | ValueError)
-
-
-def _insert(connection: Connection, table: type[Base]) -> postgresql.Insert | sqlite.Insert:
-    insert: Callable[[type[Base]], postgresql.Insert | sqlite.Insert] = (
-        postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    )
-    return insert(table)
-
-
-def _write(connection: Connection, outputs: Sequence[Output]) -> None:
-    requests = [o for o in outputs if isinstance(o, RequestRecord)]
-    books = [o for o in outputs if isinstance(o, BookEntry)]
-    if requests:
-        rows = [_request_row(r) for r in requests]
-        known = connection.scalars(
-            select(StoredRequest.uid).where(StoredRequest.uid.in_([r["uid"] for r in rows]))
-        )
-        stored = set(known)
-        connection.execute(_insert(connection, StoredRequest).on_conflict_do_nothing(), rows)
-        # A request's shares come from one version of its record: the first, as with the request itself.
-        shares = [share for r in requests for share in _share_rows(r) if share["uid"] not in stored]
-        if shares:
-            connection.execute(_insert(connection, StoredShare).on_conflict_do_nothing(), shares)
-    if books:
-        connection.execute(
-            _insert(connection, StoredBook).on_conflict_do_nothing(), [_book_row(b) for b in books]
-        )
-
-
-def _move_progress(connection: Connection, journal_id: str, segment: int) -> None:
-    insert = _insert(connection, JournalProgress)
-    forward = insert.on_conflict_do_update(
-        index_elements=["journal"],
-        set_={"segment": insert.excluded.segment},
-        where=JournalProgress.segment < insert.excluded.segment,
-    )
-    connection.execute(forward, {"journal": stored_text(journal_id), "segment": segment})
-
-
-def _cleaned(row: Mapping[str, Any]) -> Row:
-    return {
-        name: stored_text(value, ERROR_TEXT_LIMIT if name == "error" else TEXT_LIMIT)
-        if isinstance(value, str)
-        else value
-        for name, value in row.items()
-    }
-
-
-def _request_row(record: RequestRecord) -> Row:
-    return _cleaned({name: getattr(record, name) for name in _REQUEST_FIELDS})
-
-
-def _book_row(entry: BookEntry) -> Row:
-    return _cleaned({name: getattr(entry, name) for name in _BOOK_FIELDS})
-
-
-def _share_rows(record: RequestRecord) -> list[Row]:
-    uid = stored_text(record.uid)
-    return [_cleaned({"uid": uid, **msgspec.structs.asdict(share)}) for share in record.shares]

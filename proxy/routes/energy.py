@@ -102,7 +102,15 @@ class RequestView(BaseModel):
     attribution_method: str = Field(description="how the energy was split over the requests of a batch")
     meter: MeterMethod = Field(description="how the GPUs' energy was read")
     simulated: bool = Field(description="true where the GPUs are simulated")
-    state: Literal["provisional", "final"] = Field(description="a provisional figure can still change")
+    state: Literal["provisional", "final"] = Field(
+        description="a provisional figure can still change; a final one by one correction"
+    )
+    corrected_at: float | None = Field(
+        description="when a correction was added to the figures, unix seconds; null: none"
+    )
+    correction_joules: float | None = Field(
+        description="what it added to energy_joules; below 0: it took some away; null: none"
+    )
     gpus: list[ShareView] = Field(description="the energy by GPU; adds up to energy_uj exactly")
 
 
@@ -193,6 +201,8 @@ def record_view(record: RequestRecord) -> dict[str, object]:
         "meter": record.meter,
         "simulated": record.simulated,
         "state": record.state,
+        "corrected_at": None if record.corrected_us is None else _seconds(record.corrected_us),
+        "correction_joules": _joules(record.correction_uj),
         "gpus": [_share_view(share) for share in record.shares],
     }
 

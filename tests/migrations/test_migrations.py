@@ -14,15 +14,15 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, inspect, text
 
 import migrations
-from accounting.records import BookEntry, RequestRecord
+from accounting.records import BookEntry, Correction, GpuShare, RequestRecord, corrected
 from accounting.store.engine import StoreError, alembic_config, connect, migrate, writing
 from accounting.store.queries import StoreReader
-from accounting.store.schema import Base, StoredBook, StoredRequest
+from accounting.store.schema import Base, StoredBook, StoredCorrection, StoredRequest
 from accounting.store.writer import StoreWriter
 from tests.accounting.store.databases import Database
-from tests.accounting.store.examples import book, record
+from tests.accounting.store.examples import book, correction, record
 
-TABLES = {"requests", "request_shares", "books", "journal_progress"}
+TABLES = {"requests", "request_shares", "corrections", "correction_shares", "books", "journal_progress"}
 
 
 def tables(engine: Engine) -> set[str]:
@@ -44,16 +44,20 @@ def test_primary_and_foreign_keys_are_those_of_the_models(database: Database) ->
     found = inspect(database.engine)
     for name, table in Base.metadata.tables.items():
         assert found.get_pk_constraint(name)["constrained_columns"] == [c.name for c in table.primary_key]
-    (key,) = found.get_foreign_keys("request_shares")
-    assert (key["referred_table"], key["referred_columns"]) == ("requests", ["uid"])
-    assert key["options"] == {"ondelete": "CASCADE"}
+    owners = {"request_shares": "requests", "corrections": "requests", "correction_shares": "corrections"}
+    for name, owner in owners.items():
+        (key,) = found.get_foreign_keys(name)
+        assert (key["referred_table"], key["referred_columns"]) == (owner, ["uid"])
+        assert key["options"] == {"ondelete": "CASCADE"}
 
 
 def test_the_tables_have_a_column_for_every_field() -> None:
     def columns(table: type[Base]) -> set[str]:
         return set(inspect(table).columns.keys())
 
-    assert columns(StoredRequest) == set(RequestRecord.__struct_fields__) - {"shares"}
+    joined = {"shares", "corrected_us", "correction_uj"}
+    assert columns(StoredRequest) == set(RequestRecord.__struct_fields__) - joined
+    assert columns(StoredCorrection) == set(Correction.__struct_fields__) - {"shares", "request_id"}
     assert columns(StoredBook) == set(BookEntry.__struct_fields__)
 
 
@@ -67,9 +71,68 @@ def test_migrating_again_keeps_the_data(database: Database) -> None:
     assert len(reader.books().rows) == 1
 
 
+def test_a_store_without_corrections_gets_the_table_for_them_and_keeps_its_records(
+    database: Database,
+) -> None:
+    with writing(database.engine) as connection, connection.begin():
+        alembic(connection, "downgrade", "0001")
+    assert tables(database.engine) == TABLES - {"corrections", "correction_shares"}
+    store_with(database, f"INSERT INTO requests ({COLUMNS}) VALUES ({VALUES})")
+    store_with(database, "INSERT INTO request_shares VALUES ('old', 'GPU-a', 2, 3)")
+    migrate(database.engine)
+    found = StoreReader(database.engine).request("old")
+    assert found is not None
+    assert (found.energy_uj, found.corrected_us, found.correction_uj) == (5, None, None)
+    writer = StoreWriter(database.engine, "journal-1")
+    gained = [GpuShare(gpu="GPU-a", prefill_uj=1, decode_uj=1)]
+    late = correction(1, uid="old", prefill_uj=1, decode_uj=1, shares=gained)
+    writer.put([late], segment=4)
+    assert writer.close(timeout_s=20)
+    assert StoreReader(database.engine).request("old") == corrected(found, late)
+
+
+def test_without_the_table_the_corrected_figures_stay(database: Database) -> None:
+    writer = StoreWriter(database.engine, "journal-1")
+    writer.put([record(1), correction(1), book(1)], segment=4)
+    assert writer.close(timeout_s=20)
+    with writing(database.engine) as connection, connection.begin():
+        alembic(connection, "downgrade", "0001")
+    migrate(database.engine)
+    found = StoreReader(database.engine).request("uid-000001")
+    assert found is not None
+    assert (found.energy_uj, found.corrected_us) == (corrected(record(1), correction(1)).energy_uj, None)
+
+
+def store_with(database: Database, statement: str) -> None:
+    with database.engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+OLD = {
+    "uid": "'old'",
+    "request_id": "'req'",
+    "route": "'/v1/completions'",
+    "streamed": "TRUE",
+    "status": "'ok'",
+    "started_us": "1",
+    "finished_us": "2",
+    "energy_uj": "5",
+    "prefill_uj": "2",
+    "decode_uj": "3",
+    "unmeasured_us": "0",
+    "method": "'work-model'",
+    "meter": "'nvml-counter'",
+    "simulated": "TRUE",
+    "state": "'final'",
+}
+"""A row as revision 0001 has them."""
+
+COLUMNS, VALUES = ", ".join(OLD), ", ".join(OLD.values())
+
+
 def test_every_revision_goes_down_and_up_again_with_data_in_it(database: Database) -> None:
     writer = StoreWriter(database.engine, "journal-1")
-    writer.put([record(1), book(1)], segment=4)
+    writer.put([record(1), correction(1), book(1)], segment=4)
     assert writer.close(timeout_s=20)
     with writing(database.engine) as connection, connection.begin():
         alembic(connection, "downgrade", "base")

@@ -18,7 +18,7 @@ from accounting.store.queries import Cursor, StoreReader
 from accounting.store.writer import StoreWriter
 from proxy import errors
 from proxy.routes import energy
-from tests.accounting.store.examples import T0_US, book, record
+from tests.accounting.store.examples import T0_US, book, correction, record
 
 T0_S = T0_US / 1e6
 
@@ -107,6 +107,8 @@ def test_a_request_is_shown_with_every_figure(client: TestClient, key: str) -> N
         "meter": "nvml-counter",
         "simulated": True,
         "state": "final",
+        "corrected_at": None,
+        "correction_joules": None,
         "gpus": [
             {
                 "gpu": "GPU-a",
@@ -124,6 +126,19 @@ def test_a_request_is_shown_with_every_figure(client: TestClient, key: str) -> N
             },
         ],
     }
+
+
+def test_a_corrected_request_says_so_and_by_how_much(client: TestClient, engine: Engine) -> None:
+    store(engine, correction(2))
+    shown = client.get("/v1/energy/requests/uid-000002").json()
+    assert (shown["energy_uj"], shown["prefill_uj"], shown["decode_uj"]) == (10_500_001, 4_000_000, 6_500_001)
+    assert (shown["corrected_at"], shown["correction_joules"]) == (1_790_000_005.0, 1.5)
+    assert (shown["state"], shown["uncertainty_uj"]) == ("final", 300_000)
+    assert shown["first_token_at"] == 1_790_000_001.5
+    assert [gpu["energy_uj"] for gpu in shown["gpus"]] == [4_500_001, 6_000_000]
+    listed = {view["id"]: view for view in data(client, "/v1/energy/requests")}
+    assert listed["uid-000002"] == shown
+    assert listed["uid-000001"]["correction_joules"] is None
 
 
 def test_what_was_not_measured_is_null_and_never_0(client: TestClient, engine: Engine) -> None:

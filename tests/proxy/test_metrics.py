@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
-from accounting.records import RequestRecord
+from accounting.records import Correction, RequestRecord
 from proxy.metrics import Metrics
 from proxy.operations import operation_of
 from proxy.settings_observe import Metrics as Settings
 from proxy.tallies import Histogram, Names
-from tests.accounting.store.examples import record
+from tests.accounting.store.examples import correction, record
 
 
 def request(**fields: Any) -> RequestRecord:
@@ -39,7 +39,9 @@ def samples(metrics: Metrics) -> dict[str, list[tuple[dict[str, str], float]]]:
     return found
 
 
-def told(*records: RequestRecord, **settings: int) -> dict[str, list[tuple[dict[str, str], float]]]:
+def told(
+    *records: RequestRecord | Correction, **settings: int
+) -> dict[str, list[tuple[dict[str, str], float]]]:
     metrics = Metrics(Settings(**settings))
     for one in records:
         metrics.output(one)
@@ -86,6 +88,16 @@ def test_a_request_that_was_not_measured_adds_no_joules() -> None:
     found = told(request(energy_uj=None, prefill_uj=None, decode_uj=None))
     assert "joulegate_request_energy_joules_total" not in found
     assert "joulegate_request_energy_count" not in found
+
+
+def test_corrections_are_counted_apart_and_what_was_counted_stays() -> None:
+    taken = correction(2, prefill_uj=-3_000_000, decode_uj=1_000_000)
+    found = told(request(), correction(1), taken, correction(3))
+    assert found["joulegate_corrections_total"] == [({}, 3.0)]
+    joules = {labels["direction"]: value for labels, value in found["joulegate_corrected_joules_total"]}
+    assert joules == {"gained": 3.0, "lost": 2.0}
+    assert sum(value for _, value in found["joulegate_request_energy_joules_total"]) == 50.5
+    assert [value for _, value in found["joulegate_requests_total"]] == [1.0]
 
 
 def test_tenants_and_models_beyond_the_bound_are_other() -> None:

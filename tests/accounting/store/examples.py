@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from accounting.records import BookEntry, GpuShare, RequestRecord
+from accounting.records import BookEntry, Correction, GpuShare, RequestRecord
 
 T0_US = 1_790_000_000_000_000
 """When the examples begin: a time of 2026, in UTC microseconds."""
@@ -43,6 +43,26 @@ def record(number: int, **changes: object) -> RequestRecord:
         shares=[
             GpuShare(gpu="GPU-a", prefill_uj=1_000_000, decode_uj=3_000_001),
             GpuShare(gpu="GPU-b", prefill_uj=1_000_000, decode_uj=4_000_000),
+        ],
+    )
+    return msgspec.structs.replace(whole, **changes)
+
+
+def correction(number: int, **changes: object) -> Correction:
+    """Of the record of the same number, 3 s after its end: prefill gains 2 J, decode loses 0.5 J."""
+    of = record(number)
+    whole = Correction(
+        uid=of.uid,
+        request_id=of.request_id,
+        corrected_us=of.finished_us + 3_000_000,
+        prefill_uj=2_000_000,
+        decode_uj=-500_000,
+        dynamic_uj=None,
+        uncertainty_uj=300_000,
+        first_token_us=of.started_us + 200_000,
+        shares=[
+            GpuShare(gpu="GPU-a", prefill_uj=1_500_000, decode_uj=-1_000_000),
+            GpuShare(gpu="GPU-b", prefill_uj=500_000, decode_uj=500_000),
         ],
     )
     return msgspec.structs.replace(whole, **changes)

@@ -17,7 +17,7 @@ import platform
 import sys
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,9 +40,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 @click.command(help=__doc__)
 @click.option("--full", is_flag=True, help="All peers, medians of 3, a soak; writes docs/relay.md.")
 @click.option("--only", multiple=True, type=click.Choice([s.name for s in SYSTEMS]), help="Only these.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds (3 with --full, else 1).")
 @click.option("--soak", type=float, help="Seconds over which memory is watched (300 with --full, else none).")
-def main(full: bool, only: tuple[str, ...], soak: float | None) -> None:
-    plan, rounds = (FULL_PLAN, ROUNDS) if full else (QUICK_PLAN, 1)
+def main(full: bool, only: tuple[str, ...], rounds: int | None, soak: float | None) -> None:
+    plan = FULL_PLAN if full else QUICK_PLAN
+    plan = plan if soak is None else replace(plan, soak_s=soak)
+    rounds = rounds or (ROUNDS if full else 1)
     systems = [one for one in SYSTEMS if one.name in only] if only else list(SYSTEMS if full else QUICK)
     busy = os.getloadavg()[0]
     why = {system.name: missing(system, install=full) for system in systems}
@@ -52,10 +55,9 @@ def main(full: bool, only: tuple[str, ...], soak: float | None) -> None:
     with Rig(cores[0]) as rig:
         without = direct(rig, plan)
         for number in range(rounds):
-            soak_s = (plan.soak_s if soak is None else soak) if number == 0 else 0.0
+            this = plan if number == 0 else replace(plan, soak_s=0.0)
             for system in present:
                 say(f"{system.title} ({number + 1} of {rounds}) ...")
-                this = Plan(**{**asdict(plan), "soak_s": soak_s})
                 try:
                     found[system.name].append(_once(system, rig, this, without, cores))
                 except RigError as error:
@@ -65,8 +67,7 @@ def main(full: bool, only: tuple[str, ...], soak: float | None) -> None:
     report.show(rows)
     missed = report.misses(rows)
     if full and not only:
-        shown = Plan(**{**asdict(plan), "soak_s": plan.soak_s if soak is None else soak})
-        page = report.page(rows, shown, rounds, datetime.now(UTC).date(), _machine(cores))
+        page = report.page(rows, plan, rounds, datetime.now(UTC).date(), _machine(cores, busy))
         (DOCS / "relay.md").write_text(page)
     result = {
         "benchmark": "relay",
@@ -98,8 +99,9 @@ def _row(system: System, rounds: list[Figures], why: str | None) -> Row:
     return Row(name=system.name, title=system.title, figures=figures, why=None if rounds else why)
 
 
-def _machine(cores: list[int]) -> str:
-    return f"{platform.system()} {platform.machine()}, {len(cores)} cores, Python {platform.python_version()}"
+def _machine(cores: list[int], busy: float) -> str:
+    kind = f"{platform.system()} {platform.machine()}, {len(cores)} cores"
+    return f"{kind}, Python {platform.python_version()}, load before the run {busy:.1f}"
 
 
 def say(text: str) -> None:

@@ -154,7 +154,7 @@ def _lockstep(figures: Figures, rig: Rig, running: Running, plan: Plan) -> None:
 
 
 def _idle(figures: Figures, rig: Rig, running: Running, plan: Plan, *, slow: bool) -> None:
-    ramp_s = plan.idle_ramp_s * (40 if slow else 1)
+    ramp_s = plan.idle_ramp_s * (10 if slow else 1)
     rig.load(
         _load(
             running,
@@ -167,9 +167,7 @@ def _idle(figures: Figures, rig: Rig, running: Running, plan: Plan, *, slow: boo
         )
     )
     try:
-        rig.until(
-            lambda seen: seen.engine_open >= plan.idle_streams, "all idle streams open", 2 * ramp_s + 20
-        )
+        rig.until(lambda seen: seen.engine_open >= plan.idle_streams, "all idle streams open", ramp_s + 20)
     except RigError:
         seen = rig.sample()
         figures.faults.append(f"{plan.idle_streams:,} idle streams: {seen.engine_open:,} {seen.first_fault}")

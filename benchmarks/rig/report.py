@@ -139,7 +139,7 @@ def page(rows: list[Row], plan: Plan, rounds: int, today: date, machine: str) ->
     missed = misses(rows)
     verdict = "All aims were met." if not missed else "Missed:\n" + "\n".join(f"- {one}" for one in missed)
     remarked = "".join(f"- {line}\n" for line in remarks(rows))
-    soak = f"{plan.soak_s / 60:.0f} minutes" if plan.soak_s else "not in this run"
+    soak = f"{plan.soak_s:.0f} s" if plan.soak_s else "not in this run"
     return f"""# The relay beside other proxies
 
 Made by `{COMMAND}` on {today.isoformat()}, {machine}. Do not edit.
@@ -152,7 +152,7 @@ Aims: on each figure ahead of every peer but nginx, which does nothing but pass 
 
 ## What is measured
 - **The same for all**: one proxy pinned to one core; load and a mock engine in one process on another.
-  Medians of {rounds} rounds, each with a fresh start. joulegate as `joulegate serve` runs: metered (by a
+  Medians over rounds ({rounds}), each with a fresh start. joulegate as `joulegate serve` runs: metered (by a
   simulated GPU), journal, ledger and SQLite store on, energy in every answer. The peers without logs, keys
   and telemetry.
 - **CPU µs/request**, **requests/s**: user and system time of all the proxy's processes, and answers, over

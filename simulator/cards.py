@@ -10,12 +10,21 @@ Architecture figures of the models are those of their published configuration fi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["bf16", "fp8", "mxfp4"]
 
 BLOCK_TOKENS = 16
 """Tokens per KV cache block: vLLM's default on GPUs."""
 
 MEMORY_SHARE = 0.9
 """Share of the GPU memory that the engine takes: vLLM's default `gpu_memory_utilization`."""
+
+
+DENSE_BYTES: dict[Precision, float] = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 2.0}
+EXPERT_BYTES: dict[Precision, float] = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 4.25 / 8}
+"""Bytes per parameter outside the experts and in them. Checkpoints in mxfp4 keep all but the experts in bf16;
+4.25 bits are 4 and a scale of 8 bits for each 32 of them (OCP Microscaling Formats 1.0)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +54,11 @@ class GpuCard:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One model in bf16. `expert_params` are the weights of all experts: 0, with 1 expert, if it is dense.
+    """One model. `expert_params` are the weights of all experts: 0, with 1 expert, if it is dense.
 
     `attention_width` is query heads x head size; `kv_bytes_per_token` is 2 (key and value) x layers x
-    KV heads x head size x 2 bytes.
+    KV heads x head size x 2 bytes, without layers whose window is too short to matter. `state_bytes` is what
+    layers without a KV cache (Mamba) keep per sequence: read and written in each step.
     """
 
     name: str
@@ -63,6 +73,8 @@ class ModelCard:
     expert_params: float = 0.0
     experts: int = 1
     experts_per_token: int = 1
+    precision: Precision = "bf16"
+    state_bytes: float = 0.0
 
     @property
     def is_moe(self) -> bool:
@@ -70,18 +82,18 @@ class ModelCard:
 
     @property
     def weight_bytes(self) -> float:
-        """All weights, in bytes: 2 per parameter."""
-        return 2.0 * self.total_params
+        """All weights, in bytes."""
+        return self.dense_bytes + self.expert_bytes
 
     @property
     def dense_bytes(self) -> float:
         """Weights that every step reads, in bytes."""
-        return 2.0 * (self.total_params - self.expert_params)
+        return DENSE_BYTES[self.precision] * (self.total_params - self.expert_params)
 
     @property
     def expert_bytes(self) -> float:
         """Weights of all experts, in bytes; a step reads the part that its tokens choose."""
-        return 2.0 * self.expert_params
+        return EXPERT_BYTES[self.precision] * self.expert_params
 
 
 # Fitted: busy_power_w, pj_per_*, cap_share, *_efficiency. Idle power with a model loaded is an assumption:

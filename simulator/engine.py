@@ -18,7 +18,7 @@ from typing import Protocol
 
 from simulator.cards import GpuCard, ModelCard
 from simulator.metrics import Metrics
-from simulator.physics import step_cost
+from simulator.physics import CardPhysics, Physics
 from simulator.sampling import Answer, TextFilter
 from simulator.scheduler import Scheduler, Sequence, State, Step
 from simulator.tokenizer import token_text
@@ -87,7 +87,10 @@ class Run:
 
 
 class Engine:
-    """Serves runs on the GPUs `gpu_indices` of the curve. One event loop's; `run()` is its task."""
+    """Serves runs on the GPUs `gpu_indices` of the curve. One event loop's; `run()` is its task.
+
+    `physics` says what a step takes; None: what the cards alone say.
+    """
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class Engine:
         gpu_indices: Many[int],
         scheduler: Scheduler,
         metrics: Metrics,
+        physics: Physics | None = None,
         seed: int = 0,
         log_iterations: bool = False,
         stall_us: int = STALL_US,
@@ -109,6 +113,7 @@ class Engine:
         self.truth = Truth()
         self._curve = curve
         self._gpus = list(gpu_indices)
+        self._physics = physics or CardPhysics(model, gpu, len(self._gpus))
         self._random = random.Random(seed)
         self._log_iterations = log_iterations
         self._stall_us = stall_us
@@ -164,7 +169,7 @@ class Engine:
             self._admitted(self._runs[sequence], start_us)
         contexts = [sequence.computed for sequence in step.decode]
         chunks = [prefill.chunk for prefill in step.prefill]
-        cost = step_cost(self.model, self.gpu, len(self._gpus), contexts, chunks)
+        cost = self._physics.step(contexts, chunks)
         time_us = max(1, round(1e6 * cost.time_s * self._noise(TIME_NOISE)))
         energy_uj = round(1e6 * cost.energy_j * self._noise(ENERGY_NOISE))
         for position, part_uj in enumerate(split(energy_uj, [1.0] * len(self._gpus))):

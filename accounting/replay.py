@@ -2,39 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accounting.journal import JournalError, Segment, cut_torn_tail, segment_paths
 from accounting.ledger import Ledger
+from accounting.ledger.state import LedgerState
 from accounting.records import Output
+
+
+class Replay:
+    """A journal directory or one segment, heard again. Raises JournalError where there is none."""
+
+    def __init__(self, path: Path) -> None:
+        if path.is_dir():
+            self.paths = segment_paths(path) or segment_paths(path / "journal")
+            if not self.paths:
+                raise JournalError(f"there is no journal in {path}")
+        elif path.is_file():
+            self.paths = [path]
+        else:
+            raise JournalError(f"{path} does not exist")
+        self.begins = Segment(self.paths[0]).state
+        self.ledger = Ledger(Segment(self.paths[0]).state)  # a copy: the ledger goes on from it
+        self.whole = True
+        """Whether nothing was lost between the segments heard so far."""
+
+    def outputs(self) -> Iterator[Output]:
+        """Every output, in order."""
+        for _, out in _hear(self.ledger, self.paths, cut_tail=False, lost=self._lost):
+            yield from out
+
+    def _lost(self) -> None:
+        self.whole = False
 
 
 def replay(path: Path) -> Iterator[Output]:
     """Every output of a journal directory or of one segment, in order."""
-    if path.is_dir():
-        paths = segment_paths(path) or segment_paths(path / "journal")
-        if not paths:
-            raise JournalError(f"there is no journal in {path}")
-    elif path.is_file():
-        paths = [path]
-    else:
-        raise JournalError(f"{path} does not exist")
-    for _, out in _hear(Ledger(Segment(paths[0]).state), paths, cut_tail=False):
-        yield from out
+    yield from Replay(path).outputs()
 
 
-def _hear(ledger: Ledger, paths: list[Path], *, cut_tail: bool) -> Iterator[tuple[int, list[Output]]]:
+def owed_uj(state: LedgerState) -> dict[str, int]:
+    """By GPU: what its books gave to requests that their records, corrections included, do not have yet.
+
+    That is what those without a record were charged, and what corrections that are still to come will bring.
+    """
+    owed: dict[str, int] = {}
+    for request in state.open.values():
+        told = request.told
+        charged = zip(told.gpus, request.by_gpu["prefill_uj"], request.by_gpu["decode_uj"], strict=True)
+        for gpu, prefill_uj, decode_uj in charged:
+            owed[gpu] = owed.get(gpu, 0) + prefill_uj + decode_uj
+        for share in told.recorded.shares if told.recorded is not None else ():
+            owed[share.gpu] = owed.get(share.gpu, 0) - share.prefill_uj - share.decode_uj
+    return owed
+
+
+def _hear(
+    ledger: Ledger,
+    paths: list[Path],
+    *,
+    cut_tail: bool,
+    lost: Callable[[], object] = lambda: None,
+) -> Iterator[tuple[int, list[Output]]]:
     """Each event's outputs, with its segment's number.
 
     What a damaged or missing segment lost is not in the outputs, but the ledger goes on from the state that
-    the next segment begins with.
+    the next segment begins with. `lost` is called then.
     """
     before: Segment | None = None
     for path in paths:
         segment = Segment(path)
         if before is not None and (before.damaged or before.number + 1 != segment.number):
             ledger.state = segment.state
+            lost()
         for event in segment.events():
             if out := ledger.hear(event):
                 yield segment.number, out

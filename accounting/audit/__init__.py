@@ -1,7 +1,7 @@
 """Proves the store: each interval's books, each request's sum, each GPU's, and all against the journal.
 
 - `report.py`    what is found, and the rules
-- `requests.py`  each record for itself
+- `requests.py`  each record and each correction for itself
 - `books.py`     the books of a GPU beside its requests
 - `journal.py`   the journal replayed and compared
 
@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from accounting.audit.books import audit_books
 from accounting.audit.journal import audit_journal
 from accounting.audit.report import JOURNAL_KINDS, KINDS, Report
-from accounting.audit.requests import audit_requests
+from accounting.audit.requests import audit_corrections, audit_requests
 from accounting.journal import segment_paths
 from accounting.store.audit_queries import snapshot
 from accounting.store.schema import StoredBook, StoredRequest
@@ -42,6 +42,7 @@ def audit(engine: Engine, journal: Path | None = None, progress: Progress | None
     with snapshot(engine) as store:
         requests, intervals = store.count(StoredRequest), store.count(StoredBook)
         audit_requests(store, report, lambda rows: tell("requests", rows, requests))
+        audit_corrections(store, report)
         audit_books(store, report, lambda rows: tell("books", rows, intervals))
         if journal is not None and with_journal:
             audit_journal(store, journal, report, lambda rows: tell("journal", rows, None))

@@ -1,9 +1,9 @@
 """The books of one GPU, interval by interval, beside the requests that were charged in them.
 
 Where an interval had no request, all that were charged before it have ended, and what they got is what the
-books gave: their sums are compared there. Energy moves between requests that are open together until they are
-settled, MAX_WAIT_US after their end at the latest: a difference counts once it has stayed so long, or at the
-end.
+books gave: their sums are compared there. Corrections still move energy between requests until nothing more
+can be told of any, LATE_US after the last has ended: so the sums are compared when all was quiet for so long.
+What came after the last such time is left to the comparison with the journal.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from accounting.audit.report import EXAMPLES, Gap, GpuSums, Report
-from accounting.ledger.conclude import HOLD_US, MAX_WAIT_US
 from accounting.ledger.intervals import INTERVAL_US
+from accounting.ledger.settle import LATE_US
 from accounting.store.audit_queries import Charge, Snapshot
 
 RESTART_US = 2_000_000
@@ -21,7 +21,9 @@ RESTART_US = 2_000_000
 
 NEVER_US = 1 << 63
 
-SETTLED_US = MAX_WAIT_US + HOLD_US + INTERVAL_US
+SETTLED_US = LATE_US + 2 * INTERVAL_US
+"""After so much time without requests there is no correction to come: one interval may hold both the last end
+and some quiet, and corrections are told as the next one is settled."""
 
 
 def audit_books(store: Snapshot, report: Report, advance: Callable[[int], None]) -> None:
@@ -71,8 +73,7 @@ class _Walk:
         elif row.t0_us > self._until_us:
             self._gap(self._until_us, row.t0_us)
         if row.requests:
-            if self._quiet_us >= SETTLED_US:
-                self._compare(f"before {row.t0_us}")
+            self._compare(f"before {row.t0_us}")
             self._quiet_us = 0
         self._take(row.t1_us)
         self._nulls(row, where)
@@ -154,8 +155,10 @@ class _Walk:
         self._unpaid = left
 
     def _compare(self, when: str) -> None:
-        """The sums must be equal where all is quiet; requests in flight may be owed something."""
-        if self._owed_uj < 0 or (self._quiet_us and self._owed_uj):
+        """The sums must be equal once all has been quiet."""
+        if self._quiet_us < SETTLED_US:
+            return
+        if self._owed_uj:
             more = "more" if self._owed_uj > 0 else "less"
             what = f"the books gave requests {abs(self._owed_uj)} uJ {more} than their shares sum to"
             self._report.add("gpu-sum", f"{self.sums.gpu} {when}", what)

@@ -22,6 +22,8 @@ KINDS = {
     "request-outside": "every request lies within the books of its GPUs",
     "request-null": "energy is null only where its time was not measured",
     "share-orphan": "every share belongs to a request",
+    "correction-sum": "a correction is the sum of its shares; no share was negative before it",
+    "correction-orphan": "every correction belongs to a request",
     "gpu-sum": "the shares of a GPU sum to what its books gave to requests",
     "missing-in-store": "what the journal tells is in the store",
     "missing-in-journal": "what is in the store is told by the journal",
@@ -75,6 +77,7 @@ class JournalSums(msgspec.Struct, kw_only=True):
 
     segments: int
     requests: int = 0
+    corrections: int = 0
     intervals: int = 0
     not_stored_yet: int = 0
 
@@ -85,6 +88,7 @@ class Report(msgspec.Struct, kw_only=True):
     clean: bool = True
     requests: int = 0
     shares: int = 0
+    corrections: int = 0
     intervals: int = 0
     gpus: list[GpuSums] = []
     gaps: list[Gap] = []

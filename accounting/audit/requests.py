@@ -1,4 +1,4 @@
-"""Each record for itself: its sums, its states, its times."""
+"""Each record for itself: its sums, its states, its times; and each correction."""
 
 from __future__ import annotations
 
@@ -26,6 +26,30 @@ def audit_requests(store: Snapshot, report: Report, advance: Callable[[int], Non
         advance(len(page))
     for uid, gpu in store.orphans():
         report.add("share-orphan", f"request {uid}", f"is not there, but has a share of {gpu}")
+
+
+def audit_corrections(store: Snapshot, report: Report) -> None:
+    for page in store.corrections():
+        for row, shares, now in page:
+            _check_correction(row, shares, now, report)
+        report.corrections += len(page)
+    for uid in store.orphaned_corrections():
+        report.add("correction-orphan", f"correction of request {uid}", "what it belongs to is not there")
+
+
+def _check_correction(row: Any, shares: Sequence[Any], now: Sequence[Any], report: Report) -> None:
+    where = f"correction of request {row.uid}"
+    prefill, decode = sum(s.prefill_uj for s in shares), sum(s.decode_uj for s in shares)
+    if (row.prefill_uj, row.decode_uj) != (prefill, decode):
+        what = f"prefill {row.prefill_uj}, decode {row.decode_uj} uJ; its shares sum to {prefill}, {decode}"
+        report.add("correction-sum", where, what)
+    charged = {share.gpu: share for share in now}
+    for share in shares:
+        has = charged.get(share.gpu)
+        if has is None:
+            report.add("correction-sum", where, f"is of {share.gpu}, of which the request has no share")
+        elif min(has.prefill_uj - share.prefill_uj, has.decode_uj - share.decode_uj) < 0:
+            report.add("correction-sum", where, f"without it the share of {share.gpu} would be negative")
 
 
 def _check(row: Any, shares: Sequence[Any], report: Report) -> None:

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
 from accounting.store.engine import store_errors
-from accounting.store.schema import Base, JournalProgress, StoredBook, StoredRequest, StoredShare, stored_text
+from accounting.store.schema import (
+    Base,
+    JournalProgress,
+    StoredBook,
+    StoredCorrection,
+    StoredCorrectionShare,
+    StoredRequest,
+    StoredShare,
+    stored_text,
+)
 
 PAGE = 1_000
 """Rows in memory at a time."""
@@ -94,13 +103,31 @@ class Snapshot:
         query = select(StoredRequest.__table__).order_by(StoredRequest.uid)
         stream = self._connection.execute(query.execution_options(yield_per=PAGE))
         for page in stream.partitions():
-            shares = self._shares([row.uid for row in page])
+            shares = self._shares(StoredShare, [row.uid for row in page])
             yield [(row, shares.get(row.uid, [])) for row in page]
+
+    def corrections(self) -> Iterator[list[tuple[Any, list[Any], list[Any]]]]:
+        """Pages of corrections by uid: the row, its shares, and the shares of its request."""
+        query = select(StoredCorrection.__table__).order_by(StoredCorrection.uid)
+        stream = self._connection.execute(query.execution_options(yield_per=PAGE))
+        for page in stream.partitions():
+            uids = [row.uid for row in page]
+            gained, now = self._shares(StoredCorrectionShare, uids), self._shares(StoredShare, uids)
+            yield [(row, gained.get(row.uid, []), now.get(row.uid, [])) for row in page]
 
     def orphans(self) -> Iterator[Any]:
         """Shares (uid, gpu) of requests that are not there."""
         there = select(StoredRequest.uid).where(StoredRequest.uid == StoredShare.uid).exists()
         return self._stream(select(StoredShare.uid, StoredShare.gpu).where(~there))
+
+    def orphaned_corrections(self) -> Iterator[str]:
+        """Corrections, or shares of corrections, whose owner is not there: their uids."""
+        request = select(StoredRequest.uid).where(StoredRequest.uid == StoredCorrection.uid).exists()
+        owner = select(StoredCorrection.uid).where(StoredCorrection.uid == StoredCorrectionShare.uid).exists()
+        for row in self._stream(select(StoredCorrection.uid).where(~request)):
+            yield row.uid
+        for row in self._stream(select(StoredCorrectionShare.uid).where(~owner).distinct()):
+            yield row.uid
 
     # By key, to compare with a journal.
 
@@ -108,8 +135,15 @@ class Snapshot:
         """The requests among `uids` (at most PAGE) that are there, with their shares."""
         keys = [stored_text(uid) for uid in uids]
         rows = self._connection.execute(select(StoredRequest.__table__).where(StoredRequest.uid.in_(keys)))
-        shares = self._shares(keys)
+        shares = self._shares(StoredShare, keys)
         return {row.uid: (row, shares.get(row.uid, [])) for row in rows}
+
+    def corrections_by_uid(self, uids: Sequence[str]) -> dict[str, tuple[Any, list[Any]]]:
+        """The corrections of requests among `uids` (at most PAGE) that are there, with their shares."""
+        keys = [stored_text(uid) for uid in uids]
+        query = select(StoredCorrection.__table__).where(StoredCorrection.uid.in_(keys))
+        shares = self._shares(StoredCorrectionShare, keys)
+        return {row.uid: (row, shares.get(row.uid, [])) for row in self._connection.execute(query)}
 
     def books_by_start(self, gpu: str, starts_us: Sequence[int]) -> dict[int, Any]:
         """A GPU's entries among those that begin at `starts_us` (at most PAGE), by their start."""
@@ -145,9 +179,11 @@ class Snapshot:
     def _stream(self, query: Select[*tuple[Any, ...]]) -> Iterator[Any]:
         return iter(self._connection.execute(query.execution_options(yield_per=PAGE)))
 
-    def _shares(self, uids: Sequence[str]) -> dict[str, list[Any]]:
+    def _shares(
+        self, table: type[StoredShare | StoredCorrectionShare], uids: Sequence[str]
+    ) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {}
-        query = select(StoredShare.__table__).where(StoredShare.uid.in_(uids)).order_by(StoredShare.gpu)
+        query = select(table.__table__).where(table.uid.in_(uids)).order_by(table.gpu)
         for row in self._connection.execute(query):
             found.setdefault(row.uid, []).append(row)
         return found

@@ -98,13 +98,15 @@ def _progress() -> Iterator[Tell]:
 
 def _show(report: Report, console: Console) -> None:
     console.print(
-        f"{report.requests:,} requests with {report.shares:,} shares, {report.intervals:,} intervals"
+        f"{report.requests:,} requests with {report.shares:,} shares and {report.corrections:,} corrections, "
+        f"{report.intervals:,} intervals"
     )
     if report.journal is not None:
         told = report.journal
         console.print(
-            f"journal: {told.segments:,} segments tell {told.requests:,} requests and {told.intervals:,} "
-            f"intervals; {told.not_stored_yet:,} of them are not stored yet"
+            f"journal: {told.segments:,} segments tell {told.requests:,} requests, "
+            f"{told.corrections:,} corrections and {told.intervals:,} intervals; "
+            f"{told.not_stored_yet:,} of them are not stored yet"
         )
     else:
         console.print("no journal to compare with")

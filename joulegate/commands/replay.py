@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from accounting.final import final
 from accounting.journal import JournalError
-from accounting.records import BookEntry, Output, RequestRecord
-from accounting.replay import replay
+from accounting.records import BookEntry, Correction, Output, RequestRecord
+from accounting.replay import Replay, owed_uj
 from accounting.trace import TraceError, is_trace, replay_trace
 
 
@@ -51,8 +52,8 @@ def line(output: Output) -> bytes:
 @click.argument("path", type=click.Path(path_type=Path))
 def command(path: Path) -> None:
     """Read the journal at PATH (a data directory, a journal directory or one segment) and print what the
-    ledger makes of it: one JSON line per request in the order they settled, then one line with the books.
-    The microjoules are the same as were stored while it was live.
+    ledger makes of it: one JSON line per request with its final figures, corrections added, in the order they
+    settled, then one line with the books. The microjoules are the same as were stored while it was live.
 
     Or read the trace at PATH (.jsonl or .jsonl.gz, docs/traces.md) and print id and joules of each request,
     then one line with where all the energy went.
@@ -69,24 +70,34 @@ def command(path: Path) -> None:
 
 
 def _journal(path: Path) -> None:
-    totals, requests = Totals(), 0
-    for output in replay(path):
+    journal = Replay(path)
+    totals, requests, records_uj = Totals(), 0, 0
+    for output in final(journal.outputs()):
         if isinstance(output, BookEntry):
             totals.add(output)
+            continue
+        records_uj += output.energy_uj or 0
+        if isinstance(output, Correction):  # its request's line came long ago, or stood before this journal
+            click.echo(b'{"correction":' + line(output) + b"}")
         else:
             requests += 1
             click.echo(line(output))
-    books = {"books": {**vars(totals), "balanced": totals.balanced, "requests": requests}}
-    click.echo(json.dumps(books))
+    owed_before_uj, owed_after_uj = (
+        sum(owed_uj(state).values()) for state in (journal.begins, journal.ledger.state)
+    )
+    sums = {"records_uj": records_uj, "owed_before_uj": owed_before_uj, "owed_after_uj": owed_after_uj}
+    books = {**vars(totals), "balanced": totals.balanced, "requests": requests, **sums}
+    click.echo(json.dumps({"books": books}))
 
 
 def _trace(path: Path) -> None:
     totals, records_uj = Totals(), 0
-    for output in replay_trace(path):
+    for output in final(replay_trace(path)):
         if isinstance(output, BookEntry):
             totals.add(output)
-        else:
-            records_uj += output.energy_uj or 0
+            continue
+        records_uj += output.energy_uj or 0
+        if isinstance(output, RequestRecord):
             click.echo(msgspec.json.encode(_joules(output)))
     books = {
         "measured_joules": _j(totals.measured_uj),

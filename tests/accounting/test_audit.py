@@ -40,12 +40,12 @@ def test_a_sound_store_is_clean(data_dir: Path) -> None:
     assert report.findings == []
     assert set(report.found) == set(KINDS)
     assert (report.requests, report.shares, report.gaps) == (25, 41, [])
-    assert report.intervals == sum(gpu.intervals for gpu in report.gpus) == 118
+    assert report.intervals == sum(gpu.intervals for gpu in report.gpus) == 130
     for gpu in report.gpus:
         assert gpu.shares_uj == gpu.requests_uj > 0
         assert gpu.measured_uj == gpu.requests_uj + gpu.idle_uj + gpu.unobserved_uj + gpu.unmeasured_uj
     assert report.journal is not None
-    assert (report.journal.requests, report.journal.intervals, report.journal.not_stored_yet) == (25, 118, 0)
+    assert (report.journal.requests, report.journal.intervals, report.journal.not_stored_yet) == (25, 130, 0)
 
 
 def test_an_empty_store_is_clean(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_rows_that_are_there_twice_are_found(
 def test_a_request_with_time_outside_the_books_is_found(data_dir: Path, tamper: Tamper) -> None:
     tamper(f"UPDATE requests SET started_us = {T0_US - 1} WHERE uid = {REQUEST}")
     assert kinds(audited(data_dir)) == {"request-outside", "gpu-sum"}
-    tamper(f"UPDATE requests SET started_us = {us(31)}, finished_us = {us(32)} WHERE uid = {REQUEST}")
+    tamper(f"UPDATE requests SET started_us = {us(34)}, finished_us = {us(35)} WHERE uid = {REQUEST}")
     assert kinds(audited(data_dir)) == {"request-outside", "gpu-sum"}
 
 
@@ -269,7 +269,7 @@ def test_what_the_journal_does_not_tell_is_found(data_dir: Path, tamper: Tamper)
     assert kinds(audited(data_dir)) == set()
     report = audited(data_dir, journal=True)
     assert kinds(report) == {"missing-in-journal"}
-    assert {f.where for f in report.findings} == {"request forged", f"GPU-a at {us(29.5)}"}
+    assert {f.where for f in report.findings} == {"request forged", f"GPU-a at {us(32.5)}"}
 
 
 def test_a_forged_request_without_shares_is_found(data_dir: Path, tamper: Tamper) -> None:
@@ -320,10 +320,11 @@ def test_what_the_store_has_not_taken_yet_is_no_finding(tmp_path: Path) -> None:
 
 
 def test_a_store_that_was_emptied_is_found(data_dir: Path, tamper: Tamper) -> None:
-    tamper("DELETE FROM books", "DELETE FROM request_shares", "DELETE FROM requests")
+    tables = ("books", "correction_shares", "corrections", "request_shares", "requests")
+    tamper(*(f"DELETE FROM {table}" for table in tables))
     assert audited(data_dir).clean
     report = audited(data_dir, journal=True)
-    assert report.found["missing-in-store"] == 25 + 118
+    assert report.found["missing-in-store"] == 25 + 9 + 130
     assert len(report.findings) == EXAMPLES
 
 
@@ -361,4 +362,4 @@ def test_progress_is_told(data_dir: Path) -> None:
     engine = connect(f"sqlite:///{data_dir}/joulegate.db")
     audit(engine, data_dir / "journal", lambda what, rows, of: told.update({what: told.get(what, 0) + rows}))
     engine.dispose()
-    assert told == {"requests": 25, "books": 118, "journal": 25 + 118}
+    assert told == {"requests": 25, "books": 130, "journal": 25 + 9 + 130}

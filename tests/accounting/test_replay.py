@@ -16,7 +16,7 @@ EVENTS_PER_SEGMENT = 150
 
 
 def busy_story() -> Story:
-    """Half a minute of overlapping requests on two GPUs, one of which goes away for a while."""
+    """Half a minute and a quiet end, of overlapping requests on two GPUs, one of which goes away for a while."""
     story = Story(
         [
             Gpu("GPU-a", Power((-10, 100), (5, 700), (25, 100))),
@@ -30,7 +30,7 @@ def busy_story() -> Story:
         story.request(
             f"r{i}", start, start + 0.2, start + 2.3, tokens=90, backend=backend, streamed=i % 4 > 0
         )
-    story.run(30.0)
+    story.run(33.0)
     return story
 
 

@@ -29,7 +29,7 @@ def joulegate(*arguments: str | Path) -> Result:
 def test_a_sound_store_ends_with_0_and_a_table(data_dir: Path) -> None:
     done = joulegate(data_dir)
     assert (done.exit_code, done.stderr) == (0, "")
-    for words in ("25 requests", "118 intervals", "9 segments", "GPU-a", "(gpu-sum)", "clean"):
+    for words in ("25 requests", "130 intervals", "9 segments", "GPU-a", "(gpu-sum)", "clean"):
         assert words in done.stdout
 
 
@@ -45,8 +45,8 @@ def test_findings_end_with_1_and_are_named(data_dir: Path, tamper: Tamper) -> No
 def test_many_findings_are_counted(data_dir: Path, tamper: Tamper) -> None:
     tamper("UPDATE books SET idle_uj = idle_uj + 1")
     said = joulegate(data_dir).stdout
-    assert "and 196 more" in said
-    assert said.endswith("236 findings\n")
+    assert "and 220 more" in said
+    assert said.endswith("260 findings\n")
 
 
 def test_gaps_are_shown(data_dir: Path, tamper: Tamper) -> None:

@@ -52,7 +52,9 @@ def assert_replay_agrees(data_dir: Path) -> None:
     assert {uid: by_gpu(record) for uid, record in again.items()} == kept
     assert books["balanced"]
     assert books["requests"] == len(kept)
-    assert books["requests_uj"] == sum(record.energy_uj or 0 for record in kept.values())
+    assert books["records_uj"] == sum(record.energy_uj or 0 for record in kept.values())
+    assert books["owed_before_uj"] == 0
+    assert books["requests_uj"] == books["records_uj"] + books["owed_after_uj"]
 
 
 def assert_each_once(stack: Stack, seen: list[Seen]) -> Counter[str]:

@@ -183,7 +183,8 @@ class Accountant:
         """The request is over: write that down, then return its record so far (provisional)."""
         now = self.clock.now_us()
         self._flying -= 1
-        self._say_tick(now)
+        if handle in self._counts:  # its tokens have to be said before its end
+            self._say_tick(now)
         self._say(
             RequestFinished(
                 t_us=now,

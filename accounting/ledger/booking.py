@@ -40,12 +40,12 @@ def add_tokens(flights: Flights, row: int, count: float, t0_us: int, t1_us: int,
     last_open = number(settled_us) + RING - 1
     first, last = min(number(begin), last_open), min(number(end), last_open)
     if first == last or end <= begin:
-        flights.tokens[row, last % RING] += count
+        flights.tokens[last % RING, row] += count
         return
     laid = 0.0
     for k in range(first, last + 1):
         upto = count if k == last else count * ((k + 1) * INTERVAL_US - begin) / (end - begin)
-        flights.tokens[row, k % RING] += upto - laid
+        flights.tokens[k % RING, row] += upto - laid
         laid = upto
 
 
@@ -130,7 +130,7 @@ def book_unstreamed(
         decode_us = round(steps / max(backend.tokens_per_s, 0.1) * 1e6)
     first = max(start, end - decode_us)
     book_prefill(flights, row, backend, first, 0)
-    flights.done[row], flights.tokens[row] = 0.0, 0.0
+    flights.done[row], flights.tokens[:, row] = 0.0, 0.0
     if not tokens:
         return
     flights.first[row] = max(first, 1)
@@ -148,7 +148,7 @@ def correct(flights: Flights, row: int, backend: BackendState) -> None:
         return
     # Many more tokens than events are speculative ones: the events are the steps then, and stay.
     if usage.completion_tokens and seen and usage.completion_tokens < SPECULATIVE * seen:
-        flights.tokens[row] *= usage.completion_tokens / seen
+        flights.tokens[:, row] *= usage.completion_tokens / seen
     if usage.prompt_tokens is not None:
         assume_prompt(flights, row, backend)
 

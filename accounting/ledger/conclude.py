@@ -21,6 +21,11 @@ MAX_WAIT_US = 5_000_000
 booked without it."""
 
 
+MOST_AT_ONCE, PARTS = 64, 8
+"""So many requests, or this part of those that wait, are concluded at a tick: what ends by the thousand shall
+not hold up the streams of others while it is written down."""
+
+
 class Conclusions:
     def __init__(self, flights: Flights, groups: Groups) -> None:
         self._flights, self._groups = flights, groups
@@ -33,36 +38,48 @@ class Conclusions:
         for group in self._groups.all:
             while (end := _next_end(group, watermark_us)) is not None:
                 out += settle_group(group, self._flights, end)
-        if out:
+        if self._groups.all and len(self._flights):
             out += self._conclude_the_settled()
             out += self._let_go_of_the_sure(now_us)
         return out
 
     def _conclude_the_settled(self) -> list[Output]:
-        flights = self._flights
+        """Requests whose intervals are settled, a part of them at a time where they are many."""
+        flights, n = self._flights, self._flights.rows
         settled = np.array([group.settled_us for group in self._groups.all], np.int64)
-        ends, groups = flights.end[: flights.rows], flights.group[: flights.rows]
-        over = (groups >= 0) & (ends > 0) & ~flights.concluded[: flights.rows]
-        handles = np.sort(flights.handle[np.flatnonzero(over & (settled[groups] > ends))]).tolist()
-        known, out = set(handles), []
-        for handle in handles:
-            told = flights.teller(flights.row[handle])
-            if not told.is_try and known.issuperset(told.tries):
-                out.append(self.conclude(handle))
-        return list(out)
+        ends, groups = flights.end[:n], flights.group[:n]
+        over = (groups >= 0) & (ends > 0) & ~flights.concluded[:n]
+        rows = flights.in_order(np.flatnonzero(over & (settled[groups] > ends)))
+        kept = np.zeros(len(rows), np.bool_)
+        for group in self._groups.all:
+            mine = flights.group[rows] == group.number
+            kept[mine] = group.history.touch(flights.start[rows[mine]], flights.end[rows[mine]])
+        known = set(flights.handle[rows].tolist())
+        most = max(MOST_AT_ONCE, len(rows) // PARTS)
+        out: list[Output] = []
+        for row, hold in zip(rows.tolist(), kept.tolist(), strict=True):
+            told = flights.teller(row)
+            if told.is_try or not known.issuperset(told.tries):
+                continue
+            out.append(self.conclude(int(flights.handle[row]), hold=hold))
+            if len(out) == most:
+                break
+        return out
 
-    def conclude(self, handle: int) -> RequestRecord:
-        """A request's final record. The request is kept as long as that may still be corrected."""
+    def conclude(self, handle: int, *, hold: bool = False) -> RequestRecord:
+        """A request's final record. It is kept with `hold`, as that may still be corrected."""
         flights = self._flights
-        record = self.record(handle, final=True)
+        record = own = self.record(handle, final=True)
         row = flights.row[handle]
-        told, group = flights.teller(row), self._group(row)
-        for earlier in told.tries:
-            flights.remove(earlier)
-        told.tries = []
-        if group is not None and group.history.touch(flights.start[[row]], flights.end[[row]])[0]:
+        told = flights.teller(row)
+        if told.tries:
+            for earlier in told.tries:
+                flights.remove(earlier)
+            told.tries = []
+            own = self.record(handle, final=True)
+        if hold:
             flights.concluded[row] = True
-            told.recorded = self.record(handle, final=True)  # now without its tries
+            told.recorded = own
             self.held += 1
         else:
             flights.remove(handle)
@@ -70,12 +87,15 @@ class Conclusions:
 
     def _let_go_of_the_sure(self, now_us: int) -> list[Output]:
         """Those with a record of whose time nothing is kept any more."""
+        if not self.held:
+            return []
         flights, n = self._flights, self._flights.rows
         sure = [np.flatnonzero(flights.concluded[:n] & (flights.group[:n] < 0))]
         for group in self._groups.all:
             rows = np.flatnonzero(flights.concluded[:n] & (flights.group[:n] == group.number))
             sure.append(rows[~group.history.touch(flights.start[rows], flights.end[rows])])
-        return self._let_go(np.sort(flights.handle[np.concatenate(sure)]).tolist(), now_us)
+        handles = np.sort(flights.handle[np.concatenate(sure)])
+        return self._let_go(handles[: max(MOST_AT_ONCE, len(handles) // PARTS)].tolist(), now_us)
 
     def _let_go(self, handles: list[int], now_us: int) -> list[Output]:
         """Nothing more can become known of these: say what their records were off by."""

@@ -126,7 +126,7 @@ def present(flights: Flights, group: int, t0_us: int, t1_us: int) -> Ints:
     mine = (flights.group[:n] == group) & (begins < t1_us) & ~flights.concluded[:n]
     there = (ends == 0) | (ends > t0_us) | ((flights.pre1[:n] >= t0_us) & (flights.pre1[:n] > ends))
     rows = np.flatnonzero(mine)
-    late = flights.tokens[rows, number(t0_us) % RING] > 0
+    late = flights.tokens[number(t0_us) % RING, rows] > 0
     return flights.in_order(rows[there[rows] | late])
 
 
@@ -135,7 +135,7 @@ def work_of(flights: Flights, backend: BackendState, rows: Ints, t0_us: int, t1_
     start, first, end = flights.start[rows], flights.first[rows], flights.end[rows]
     open_end = np.where(end == 0, t1_us, np.minimum(end, t1_us))
     in_flight = np.maximum(open_end - np.maximum(start, t0_us), 0)
-    tokens = flights.tokens[rows, number(t0_us) % RING].copy()
+    tokens = flights.tokens[number(t0_us) % RING, rows]
     # Nothing is seen of an unstreamed answer before its end: take it to decode as fast as its neighbours.
     unseen = (~flights.streamed[rows]) & (flights.seen[rows] == 0) & (end == 0)
     decoding_us = np.maximum(open_end - np.maximum(flights.pre1[rows], t0_us), 0)

@@ -46,8 +46,11 @@ class OpenRequest(msgspec.Struct):
     handle: int
     told: Told
     numbers: dict[str, int | float]
-    tokens: list[float]
     by_gpu: dict[str, list[int]]
+    pages: dict[int, float] = {}
+    """Tokens by interval number modulo RING."""
+    tokens: list[float] = []
+    """As an older joulegate wrote them: by interval number modulo the length of this."""
 
     @property
     def finished_us(self) -> int | None:
@@ -110,14 +113,15 @@ class Flights:
         self._allocate(FIRST_ROWS)
 
     def _allocate(self, size: int) -> None:
-        for name in _INTS:
-            setattr(self, name, np.zeros(size, np.int64))
-        for name in _FLOATS:
-            setattr(self, name, np.zeros(size, np.float64))
-        for name in _BY_GPU:
-            setattr(self, name, np.zeros((size, self._gpus_wide), np.int64))
-        self.tokens: Floats = np.zeros((size, RING), np.float64)
-        """Tokens received, first ones included, by interval number modulo RING."""
+        # Blocks of columns, so that a row is emptied in a few steps.
+        self._ints: Ints = np.zeros((len(_INTS), size), np.int64)
+        self._floats: Floats = np.zeros((len(_FLOATS), size), np.float64)
+        self._by_gpu: Ints = np.zeros((len(_BY_GPU), size, self._gpus_wide), np.int64)
+        self.tokens: Floats = np.zeros((RING, size), np.float64)
+        """Tokens received, first ones included, by interval number modulo RING and row."""
+        for names, block in ((_INTS, self._ints), (_FLOATS, self._floats), (_BY_GPU, self._by_gpu)):
+            for name, column in zip(names, block, strict=True):
+                setattr(self, name, column)
         self.handle = np.zeros(size, np.int64)
         self.group = np.full(size, -1, np.int32)
         """Number of the group of GPUs; -1 for a free row."""
@@ -134,7 +138,7 @@ class Flights:
         self._gpus_wide = gpus_wide
         self._allocate(size)
         for name, column in old.items():
-            if isinstance(column, np.ndarray):
+            if isinstance(column, np.ndarray) and name not in (*_INTS, *_FLOATS, *_BY_GPU):
                 new = self.__dict__[name]
                 part = tuple(slice(0, n) for n in np.minimum(column.shape, new.shape))
                 new[part] = column[part]
@@ -164,10 +168,8 @@ class Flights:
     def remove(self, handle: int) -> None:
         row = self.row.pop(handle)
         self.told[row] = None
-        for name in (*_INTS, *_FLOATS):
-            self.__dict__[name][row] = 0
-        for name in (*_BY_GPU, "tokens"):
-            self.__dict__[name][row, :] = 0
+        for block in (self._ints, self._floats, self._by_gpu, self.tokens):
+            block[:, row] = 0
         self.group[row], self.concluded[row] = -1, False
         self._free.append(row)
 
@@ -199,9 +201,11 @@ class Flights:
             name: value for name in (*_INTS, *_FLOATS) if (value := self.__dict__[name][row].item())
         }
         by_gpu = {name: self.__dict__[name][row, : len(told.gpus)].tolist() for name in _BY_GPU}
-        return OpenRequest(
-            handle=handle, told=told, numbers=numbers, tokens=self.tokens[row].tolist(), by_gpu=by_gpu
-        )
+        return OpenRequest(handle=handle, told=told, numbers=numbers, pages=self._pages(row), by_gpu=by_gpu)
+
+    def _pages(self, row: int) -> dict[int, float]:
+        tokens = self.tokens[:, row]
+        return {page: tokens[page].item() for page in np.flatnonzero(tokens).tolist()}
 
     def take_up(self, request: OpenRequest, group: int, column: int, settled_us: int) -> None:
         """Add a request as `write_down` gave it, when its group was settled up to `settled_us`."""
@@ -211,8 +215,10 @@ class Flights:
                 self.__dict__[name][row] = value
         for name, values in request.by_gpu.items():
             self.__dict__[name][row, : len(values)] = values
-        pages = len(request.tokens)  # an older joulegate had fewer
+        for page, tokens in request.pages.items():
+            self.tokens[page, row] = tokens
+        pages = len(request.tokens)
         for k in range(number(settled_us), number(settled_us) + pages):
-            self.tokens[row, k % RING] = request.tokens[k % pages]
+            self.tokens[k % RING, row] = request.tokens[k % pages]
         self.works[row] = request.told.status not in ("client_error", "rejected")
         self.concluded[row] = request.told.recorded is not None

@@ -287,8 +287,8 @@ class Ledger:
             begins = np.clip(begins, before_us, event.t_us)
             edge_us = k * INTERVAL_US
             before = np.clip(edge_us - begins, 0, None) / np.maximum(event.t_us - begins, 1)
-            np.add.at(flights.tokens[:, (k - 1) % RING], rows, counts * before)
-            np.add.at(flights.tokens[:, k % RING], rows, counts * (1.0 - before))
+            np.add.at(flights.tokens[(k - 1) % RING], rows, counts * before)
+            np.add.at(flights.tokens[k % RING], rows, counts * (1.0 - before))
             return
         for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
             group = self._group(row)

@@ -54,7 +54,7 @@ def _open_work(flights: Flights, row: int, group: Group, column: int) -> tuple[f
     if not flights.first[row]:
         part = 0.0
     computed = uncached * min(part, 1.0)
-    tokens = float(flights.tokens[row].sum())
+    tokens = float(flights.tokens[:, row].sum())
     first = min(tokens, 1.0) if int(flights.first[row]) >= settled else 0.0
     per_token = backend.step_joules
     if per_token is None:

@@ -291,5 +291,5 @@ def _turn_page(flights: Flights, group: int, t0_us: int, t1_us: int) -> None:
     """Count the interval's tokens as done and free its column."""
     rows = np.flatnonzero(flights.group[: flights.rows] == group)
     for k in range(number(t0_us), min(number(t1_us), number(t0_us) + RING)):
-        flights.done[rows] += flights.tokens[rows, k % RING]
-        flights.tokens[rows, k % RING] = 0.0
+        flights.done[rows] += flights.tokens[k % RING, rows]
+        flights.tokens[k % RING, rows] = 0.0

@@ -94,12 +94,12 @@ def test_requests_in_flight_are_taken_up_from_a_state_with_a_smaller_ring(gpu: S
     before = told(gpu, 112.4, period_us=0)
     state = msgspec.convert(msgspec.to_builtins(before.ledger.state), LedgerState)
     (open_request,) = state.open.values()
-    assert any(open_request.tokens)
+    assert any(open_request.pages.values())
     settled = number(state.gpus["GPU-a"].settled_us)
     smaller = [0.0] * 16
     for k in range(settled, settled + 16):
-        smaller[k % 16] = open_request.tokens[k % RING]
-    assert sum(smaller) == sum(open_request.tokens)
-    kept, open_request.tokens = open_request.tokens, smaller
+        smaller[k % 16] = open_request.pages.get(k % RING, 0.0)
+    assert sum(smaller) == sum(open_request.pages.values())
+    kept, open_request.pages, open_request.tokens = open_request.pages, {}, smaller
     (taken_up,) = Ledger(state).state.open.values()
-    assert taken_up.tokens == kept
+    assert taken_up.pages == kept

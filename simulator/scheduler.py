@@ -7,7 +7,8 @@ its prompt and what it had generated. No sequence is admitted in a step that pre
 
     schedule() -> Step ...the step runs... complete(step, draw) -> the tokens it made
 
-Between the two, sequences may be added and aborted.
+Between the two, sequences may be added and aborted. Who runs in virtual time need not take every step: after
+`quiet_steps() -> n`, `skip(n)` does what n times schedule and complete would do.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
+        self._refused = False  # there was no room for the first one waiting, and none has come free since
 
     @property
     def busy(self) -> bool:
@@ -143,6 +145,7 @@ class Scheduler:
             sequence = self.waiting[0]
             count = self._admit(sequence, budget)
             if count == 0:
+                self._refused = True
                 break
             self.waiting.popleft()
             self.running.append(sequence)
@@ -173,6 +176,32 @@ class Scheduler:
             if sequence.output_tokens >= sequence.limit:
                 self.finish(sequence)
         return done
+
+    def quiet_steps(self) -> int:
+        """How many steps now follow in which every running sequence decodes and nothing else happens.
+
+        At most: nobody is added or aborted. 0 where the next step may be another.
+        """
+        if not self.running or len(self.running) > self.max_num_batched_tokens:
+            return 0
+        if self.waiting and not self._refused and len(self.running) < self.max_num_seqs:
+            return 0
+        if any(len(s.tokens) - s.computed != 1 or not s.output_tokens for s in self.running):
+            return 0
+        steps = min(s.limit - s.output_tokens for s in self.running) - 1
+        while steps > 0 and sum(self._missing(s, steps) for s in self.running) > self.cache.free:
+            steps //= 2
+        return steps
+
+    def skip(self, steps: int) -> None:
+        """Take so many quiet steps at once; the tokens that they make are zeros."""
+        zeros = [0] * steps
+        for sequence in self.running:
+            missing = self._missing(sequence, steps)
+            self.cache.open(missing)
+            sequence.opened += missing
+            sequence.tokens += zeros
+            self._advance(sequence, steps)
 
     def _plan(self, step: Step, sequence: Sequence, count: int) -> None:
         if sequence.output_tokens and sequence.computed == len(sequence.tokens) - 1:
@@ -234,6 +263,7 @@ class Scheduler:
             sequence.opened -= 1
 
     def _give_back(self, sequence: Sequence) -> None:
+        self._refused = False
         self.cache.release(sequence.keys, sequence.opened)
         sequence.keys = []
         sequence.opened = 0

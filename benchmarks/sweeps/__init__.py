@@ -1,0 +1,1 @@
+"""The paper's sweeps on the simulator: fits, virtual runs through the ledger, and the comparison."""

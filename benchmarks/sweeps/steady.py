@@ -1,0 +1,74 @@
+"""One rung of a ladder in virtual time, and its steady state.
+
+The paper sends all requests at once and measures from when max_num_seqs of them have their first token until
+so few are left that the batch may not be full. A long time after such a start the requests in the batch are at
+all stages of their answers, long answers more often than short ones. Here the run begins in that state, so that
+it need not be long: the first ones have part of their answer behind them, as one prompt with it.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadgen.lengths import answer_tokens, draw_answer, draw_prompt
+from simulator.cards import BLOCK_TOKENS, GPUS
+from simulator.physics import Physics
+from simulator.profiles import Profile
+from simulator.scheduler import Scheduler
+from simulator.virtual import Course, Job, VirtualEngine
+
+TAIL_S = 8.0
+"""Idle time after the last token: enough for the ledger to settle everything."""
+
+QUIET_S = 2.0
+"""Idle time before the first request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """A run and its steady state: from `begin_s` to `end_s`. Energies are the GPUs' true ones."""
+
+    course: Course
+    begin_s: float
+    end_s: float
+    batch: float
+    tokens_per_s: float
+    joules_per_token: float
+
+
+def run(
+    profile: Profile, physics: Physics, max_num_seqs: int, seed: int = 1, turnover: float = 1.0
+) -> Steady:
+    """Serve with at most `max_num_seqs` sequences at a time, until `turnover` times what fits has ended with
+    others waiting, and then to the end."""
+    pick = random.Random(seed)
+    parts = answer_tokens(profile.task, profile.model, profile.answer_tokens)
+    fit = int(profile.kv_tokens / profile.context_tokens)
+    full = min(max_num_seqs, fit)
+    fresh = max(round(turnover * full), 24)
+    jobs = [_begun(pick, profile.prompt_tokens, parts) for _ in range(full)]
+    jobs += [
+        Job(QUIET_S, draw_prompt(pick, profile.prompt_tokens), draw_answer(pick, parts)) for _ in range(fresh)
+    ]
+    blocks = profile.kv_tokens // BLOCK_TOKENS
+    scheduler = Scheduler(kv_blocks=blocks, max_num_seqs=max_num_seqs)
+    idle_w = profile.gpus * GPUS[profile.gpu].idle_power_w
+    course = VirtualEngine(physics, scheduler, idle_w).run(jobs, TAIL_S)
+    first_s = np.sort(course.step_end_s[[job.first_step for job in jobs]])
+    last_s = np.sort(course.step_end_s[[job.last_step for job in jobs]])
+    begin_s, end_s = float(first_s[full - 1]), float(last_s[fresh - 1])
+    inside = (course.step_end_s > begin_s) & (course.step_end_s <= end_s)
+    tokens = float(course.step_tokens[inside].sum())
+    energy_j = float(np.diff(course.energy_at(np.array([begin_s, end_s])))[0])
+    batch = float(course.step_tokens[inside].mean())
+    return Steady(course, begin_s, end_s, batch, tokens / (end_s - begin_s), energy_j / tokens)
+
+
+def _begun(pick: random.Random, prompt: float, parts: list[float]) -> Job:
+    """A request somewhere in its answer: one of L tokens is there L times as often as one of 1 token."""
+    long = parts[pick.choices(range(len(parts)), weights=parts)[0]]
+    done = int(pick.random() * long)
+    return Job(QUIET_S, draw_prompt(pick, prompt) + done, max(2, round(long) - done))

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from random import getrandbits
 from typing import Protocol
-from uuid import uuid4
 
 from accounting import replay
 from accounting.clock import Clock
@@ -139,7 +139,7 @@ class Accountant:
         event = RequestStarted(
             t_us=self.clock.now_us(),
             handle=handle,
-            uid=uuid4().hex,
+            uid=f"{getrandbits(128):032x}",
             request_id=request_id,
             backend=backend,
             model=model,

@@ -9,7 +9,7 @@ from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
 from accounting.ledger.intervals import INTERVAL_US, number
 from accounting.ledger.news import split_anew
-from accounting.ledger.record import add_try, correction_of, record_of
+from accounting.ledger.record import add_try, correction_of, is_as_recorded, record_of
 from accounting.ledger.settle import settle_group
 from accounting.records import Output, RequestRecord
 
@@ -101,13 +101,15 @@ class Conclusions:
         """Nothing more can become known of these: say what their records were off by."""
         out: list[Output] = []
         for handle in handles:
-            recorded = self._flights.teller(self._flights.row[handle]).recorded
+            row = self._flights.row[handle]
+            recorded = self._flights.teller(row).recorded
             assert recorded is not None
-            correction = correction_of(recorded, self.record(handle, final=True), now_us)
+            if not is_as_recorded(self._flights, row, recorded):
+                correction = correction_of(recorded, self.record(handle, final=True), now_us)
+                if correction is not None:
+                    out.append(correction)
             self._flights.remove(handle)
             self.held -= 1
-            if correction is not None:
-                out.append(correction)
         return out
 
     def close(self, now_us: int) -> list[Output]:

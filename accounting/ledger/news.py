@@ -36,13 +36,16 @@ def lay_prompt(flights: Flights, row: int, group: Group, was_us: tuple[int, int]
 
     `was_us` is the stretch of time that it was thought to lie in before.
     """
-    column, handle = int(flights.column[row]), int(flights.handle[row])
     pre0, pre1 = int(flights.pre0[row]), int(flights.pre1[row])
+    kept_then = group.history.between(min(was_us[0], pre0), max(was_us[1], pre1))
+    if not kept_then:
+        return
+    column, handle = int(flights.column[row]), int(flights.handle[row])
     uncached, prompt = float(flights.uncached[row]), float(flights.prompt[row])
     per_token = prompt - uncached / 2  # context that a prompt token attends to, on average
     prices = group.prices(column)
     moved_j, touched = 0.0, []
-    for kept in group.history.between(min(was_us[0], pre0), max(was_us[1], pre1)):
+    for kept in kept_then:
         at = kept.place(column, handle)
         if at is None:
             continue

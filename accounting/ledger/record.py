@@ -26,10 +26,11 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
     seen = int(flights.seen[row])
     tokens = counted if counted is not None else seen or None
     n = len(told.gpus)
-    prefill = int(flights.prefill_uj[row, :n].sum())
-    decode = int(flights.decode_uj[row, :n].sum())
+    # Lists: a request has few GPUs, and sums of short arrays take longer.
+    by_prefill, by_decode = flights.prefill_uj[row, :n].tolist(), flights.decode_uj[row, :n].tolist()
+    prefill, decode = sum(by_prefill), sum(by_decode)
     rejected = told.status == "rejected"
-    measured = rejected or bool(flights.covered_us[row, :n].any())
+    measured = rejected or any(flights.covered_us[row, :n].tolist())
     gpus = [gpu for gpu in group.gpus if gpu.gpu in told.gpus] if group is not None else []
     first = int(flights.first[row])
     quality = group.model.quality if group is not None and measured and not rejected else None
@@ -57,16 +58,14 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         dynamic_uj=None if not measured or flights.undivided_uj[row] else int(flights.dynamic_uj[row]),
         uncertainty_uj=_uncertainty(flights, row, group) if measured else None,
         quality=quality,
-        unmeasured_us=int(flights.uncovered_us[row, :n].max(initial=0)),
+        unmeasured_us=max(flights.uncovered_us[row, :n].tolist(), default=0),
         method="not-dispatched" if rejected else METHOD if measured else "none",
         meter=gpus[0].method if gpus and measured else "none",
         simulated=any(gpu.simulated for gpu in gpus),
         state="final" if final else "provisional",
         shares=[
             GpuShare(gpu=gpu, prefill_uj=int(p), decode_uj=int(d))
-            for gpu, p, d in zip(
-                told.gpus, flights.prefill_uj[row].tolist(), flights.decode_uj[row].tolist(), strict=False
-            )
+            for gpu, p, d in zip(told.gpus, by_prefill, by_decode, strict=True)
             if p or d or (measured and not rejected)
         ],
     )
@@ -94,6 +93,15 @@ def add_try(record: RequestRecord, failed: RequestRecord) -> None:
             record.shares.append(share)
     if record.method == "none":
         record.method, record.meter = failed.method, failed.meter
+
+
+def is_as_recorded(flights: Flights, row: int, record: RequestRecord) -> bool:
+    """Whether the request has just what this record of it says, on each GPU."""
+    gpus = flights.teller(row).gpus
+    n = len(gpus)
+    by_gpu = {share.gpu: (share.prefill_uj, share.decode_uj) for share in record.shares}
+    now = zip(flights.prefill_uj[row, :n].tolist(), flights.decode_uj[row, :n].tolist(), strict=True)
+    return all(by_gpu.get(gpu, (0, 0)) == uj for gpu, uj in zip(gpus, now, strict=True))
 
 
 def correction_of(was: RequestRecord, now: RequestRecord, t_us: int) -> Correction | None:

@@ -24,6 +24,9 @@ from accounting.store.statements import move_progress, write
 
 log = logging.getLogger(__name__)
 
+LINGER_S = 0.2
+"""A commit costs as much as many rows: what comes within this time goes with it. The journal has it, too."""
+
 BATCH_OUTPUTS = 2_000
 """A transaction takes whole puts until it holds this many outputs: short enough to let other writers in."""
 
@@ -147,6 +150,8 @@ class StoreWriter:
         """The next outputs, the segment they reach and how many puts they are; None: time to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._stop)
+            if not self._stop:
+                self._changed.wait_for(self._worth_a_commit, LINGER_S)
             if self._stop:
                 return None
             outputs: list[Output] = []
@@ -156,7 +161,11 @@ class StoreWriter:
                 outputs += more
                 segment = max(segment, reached)
                 puts += 1
+            self._hurry = self._hurry and bool(self._queue)
             return outputs, segment, puts
+
+    def _worth_a_commit(self) -> bool:
+        return self._stop or self._hurry or sum(len(more) for more, _ in self._queue) >= BATCH_OUTPUTS
 
     def _store_for_sure(self, outputs: Sequence[Output], segment: int) -> bool:
         """Try until it works; False when told to stop before."""

@@ -16,7 +16,7 @@ EVENTS_PER_SEGMENT = 150
 
 
 def busy_story() -> Story:
-    """Half a minute and a quiet end, of overlapping requests on two GPUs, one of which goes away for a while."""
+    """Half a minute, its end quiet: overlapping requests on two GPUs, of which one goes away for a while."""
     story = Story(
         [
             Gpu("GPU-a", Power((-10, 100), (5, 700), (25, 100))),

@@ -10,7 +10,7 @@ import pytest
 from accounting.clock import Clock
 from accounting.events import AnyEvent, BackendDeclared, CounterReads, MeterDown, MeterUp, Usage
 from accounting.journal import Journal, Segment, segment_paths
-from accounting.records import Output, RequestRecord
+from accounting.records import Correction, Output, RequestRecord, corrected
 from accounting.replay import replay
 from accounting.service import RECENT, Accountant
 from tests.accounting.ledger.story import Gpu, Power, assert_balanced, booked_uj, charged_uj, us
@@ -108,15 +108,18 @@ class Service:
         self.meter.todo.append(MeterUp(t_us=now, gpu="GPU-a", device="d", method="nvml-counter"))
         return self
 
-    def start(self, name: str, *, backend: str | None = "main") -> int:
+    def start(
+        self, name: str, *, backend: str | None = "main", streamed: bool = True, sequences: int = 1
+    ) -> int:
         return self.accountant.start(
             name,
             route="/v1/completions",
             backend=backend,
             model="m",
             tenant="t",
-            streamed=True,
+            streamed=streamed,
             body_bytes=500,
+            sequences=sequences,
         )
 
     def go_on(self, until: float, *answering: int) -> None:
@@ -194,6 +197,30 @@ def test_a_request_can_be_found_in_flight_at_its_end_and_settled(service: Servic
     service.go_on(4.0)
     assert service.accountant.find("r") == service.sink.records[0]
     assert (service.accountant.in_flight, service.accountant.settled) == (0, True)
+
+
+def test_what_is_found_has_its_correction_as_soon_as_that_comes(service: Service) -> None:
+    service.go_on(1.0)
+    unseen = service.start("unseen", streamed=False, sequences=8)
+    service.served("seen", 1.2, 2.0)
+    service.served("twice", 2.0, 2.5)
+    service.go_on(4.0)
+    was, first = service.accountant.find("seen"), service.accountant.find("twice")
+    assert was is not None
+    assert first is not None
+    assert (was.state, was.corrected_us) == ("final", None)
+    again = service.start("twice", streamed=False, backend=None)
+    service.accountant.finish(again, "rejected", 400)
+    usage = Usage(prompt_tokens=100, completion_tokens=8 * 3_000)
+    service.go_on(6.0)
+    service.accountant.finish(unseen, "ok", 200, usage=usage)
+    service.go_on(9.0)
+    late = {output.uid: output for output in service.sink.outputs if isinstance(output, Correction)}
+    assert {was.uid, first.uid} <= set(late)
+    assert service.accountant.find("seen") == corrected(was, late[was.uid])
+    twice = service.accountant.find("twice")  # the newer request of this id, which nothing corrected
+    assert twice is not None
+    assert (twice.status, twice.corrected_us) == ("rejected", None)
 
 
 def test_a_request_in_flight_is_found_though_another_of_the_same_id_has_settled(service: Service) -> None:

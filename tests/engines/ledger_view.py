@@ -12,14 +12,15 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
+from accounting.final import final
 from accounting.journal import Segment, segment_paths
 from accounting.ledger import Ledger, settle
 from accounting.ledger.features import Work, work_of
 from accounting.ledger.flights import Flights
-from accounting.ledger.model import FEATURES, WorkModel
-from accounting.ledger.priors import prior_joules
-from accounting.ledger.state import BackendState, LedgerState
-from accounting.records import RequestRecord
+from accounting.ledger.history import History, Kept
+from accounting.ledger.model import FEATURES
+from accounting.ledger.state import BackendState
+from accounting.records import Output, RequestRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class LedgerView:
     """By handle."""
     records: list[RequestRecord] = field(default_factory=list)
     learnt: dict[str, float] = field(default_factory=dict)
-    """The work that the work model learnt from or is about to, by feature: late news are in it."""
+    """The work that the work model learns from, by feature. Late news are in it, also those that came when
+    the model had learnt already."""
 
     def _note(
         self, flights: Flights, backend: BackendState, rows: NDArray[np.int64], t0_us: int, t1_us: int
@@ -101,26 +103,24 @@ def view(journal: Path) -> LedgerView:
     seen = LedgerView()
     paths = segment_paths(journal)
     ledger = Ledger(Segment(paths[0]).state)
-    rows: list[NDArray[np.float64]] = []
-    learn = WorkModel.learn
+    done: list[Kept] = []
+    outputs: list[Output] = []
+    drop = History.drop
 
-    def noted(model: WorkModel, row: NDArray[np.float64], energy_j: float, interval_s: float) -> None:
-        rows.append(row)
-        learn(model, row, energy_j, interval_s)
+    def noted(history: History, begins_us: NDArray[np.int64], ends_us: NDArray[np.int64]) -> list[Kept]:
+        dropped = drop(history, begins_us, ends_us)
+        done.extend(dropped)
+        return dropped
 
-    with patch.object(settle, "work_of", seen._note), patch.object(WorkModel, "learn", noted):
+    with patch.object(settle, "work_of", seen._note), patch.object(History, "drop", noted):
         for path in paths:
             for event in Segment(path).events():
-                seen.records += [out for out in ledger.hear(event) if isinstance(out, RequestRecord)]
+                outputs += ledger.hear(event)
     if ledger.open_requests:
         raise RuntimeError(f"{ledger.open_requests} requests are not settled: the journal ends too early")
-    seen.learnt = _unscaled(ledger.state, rows)
+    seen.records = [output for output in final(outputs) if isinstance(output, RequestRecord)]
+    for history in ledger.state.histories.values():
+        done += History.of(history).kept
+    sums = np.sum([kept.works[0].sums() for kept in done], axis=0)  # of the one backend
+    seen.learnt = dict(zip(FEATURES, sums.tolist(), strict=True))
     return seen
-
-
-def _unscaled(state: LedgerState, learnt: list[NDArray[np.float64]]) -> dict[str, float]:
-    """Sums over all lessons, those that still wait included, without the scale of the priors."""
-    (backend,), (gpu,) = state.backends.values(), state.gpus.values()
-    waiting = [np.array(lesson.x) for lessons in state.lessons.values() for lesson in lessons]
-    total = np.sum([*learnt, *waiting], axis=0) / np.array(prior_joules(backend.model, gpu.device))
-    return dict(zip(FEATURES, total.tolist(), strict=True))

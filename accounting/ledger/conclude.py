@@ -31,6 +31,8 @@ class Conclusions:
         self._flights, self._groups = flights, groups
         self.held = int(flights.concluded[: flights.rows].sum())
         """Requests whose record is out and may still be corrected."""
+        self.look = True
+        """Whether some may be left to conclude though no interval was settled."""
 
     def settle(self, watermark_us: int, now_us: int) -> list[Output]:
         """Settle every interval that is over, and conclude the requests that end with it."""
@@ -38,13 +40,16 @@ class Conclusions:
         for group in self._groups.all:
             while (end := _next_end(group, watermark_us)) is not None:
                 out += settle_group(group, self._flights, end)
-        if self._groups.all and len(self._flights):
+        if out or self.look:
+            self.look = False
             out += self._conclude_the_settled()
             out += self._let_go_of_the_sure(now_us)
         return out
 
     def _conclude_the_settled(self) -> list[Output]:
         """Requests whose intervals are settled, a part of them at a time where they are many."""
+        if not self._groups.all:
+            return []
         flights, n = self._flights, self._flights.rows
         settled = np.array([group.settled_us for group in self._groups.all], np.int64)
         ends, groups = flights.end[:n], flights.group[:n]
@@ -63,6 +68,7 @@ class Conclusions:
                 continue
             out.append(self.conclude(int(flights.handle[row]), hold=hold))
             if len(out) == most:
+                self.look = True
                 break
         return out
 
@@ -95,7 +101,9 @@ class Conclusions:
             rows = np.flatnonzero(flights.concluded[:n] & (flights.group[:n] == group.number))
             sure.append(rows[~group.history.touch(flights.start[rows], flights.end[rows])])
         handles = np.sort(flights.handle[np.concatenate(sure)])
-        return self._let_go(handles[: max(MOST_AT_ONCE, len(handles) // PARTS)].tolist(), now_us)
+        most = max(MOST_AT_ONCE, len(handles) // PARTS)
+        self.look |= len(handles) > most
+        return self._let_go(handles[:most].tolist(), now_us)
 
     def _let_go(self, handles: list[int], now_us: int) -> list[Output]:
         """Nothing more can become known of these: say what their records were off by."""

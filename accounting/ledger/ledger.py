@@ -247,6 +247,8 @@ class Ledger:
         told.times = sound_times(event.times) or told.times
         flights.works[row] = event.status not in ("client_error", "rejected")
         group = self._group(row)
+        if group is not None and flights.end[row] < group.settled_us:
+            self._conclusions.look = True  # told so late that its intervals are settled
         if event.status == "rejected" or group is None:
             return [self._conclusions.conclude(event.handle)]
         backend = self._backend(row)

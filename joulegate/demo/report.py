@@ -24,30 +24,35 @@ def show(console: Console, url: str, engine_url: str, sent: Sequence[Sent]) -> N
     }
     with httpx.Client(base_url=url, timeout=10.0) as client:
         with console.status("waiting for the final figures"):
-            records = _final_records(client, sent)
+            records, books = _settled(client, sent)
         kinds = {one.ask.request_id: one.ask.kind for one in sent}
         console.print(_requests(records, kinds, truth))
         _tenants(console, records)
-        books = client.get("/v1/energy/books").json()
     console.print(_books(books))
     _balance(console, books["total"], records)
     _error(console, records, truth)
     _next_steps(console)
 
 
-def _final_records(client: httpx.Client, sent: Sequence[Sent]) -> list[dict[str, Any]]:
-    """Poll until every request has its final record, within reason."""
+def _settled(client: httpx.Client, sent: Sequence[Sent]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Poll until every request has its final record and what came late is in them, within reason.
+
+    The records, and the books.
+    """
     deadline = time.monotonic() + SETTLE_S
-    records: dict[str, dict[str, Any]] = {}
-    while len(records) < len(sent) and time.monotonic() < deadline:
-        for one in sent:
-            if one.ask.request_id in records:
-                continue
-            answer = client.get(f"/v1/energy/requests/{one.ask.request_id}")
-            if answer.status_code == 200 and answer.json()["state"] == "final":
-                records[one.ask.request_id] = answer.json()
+    while True:
+        answers = [client.get(f"/v1/energy/requests/{one.ask.request_id}") for one in sent]
+        told = [answer.json() for answer in answers if answer.status_code == 200]
+        records = [record for record in told if record["state"] == "final"]
+        books: dict[str, Any] = client.get("/v1/energy/books").json()
+        whole = len(records) == len(sent) and _charged(records) == books["total"]["requests_uj"]
+        if whole or time.monotonic() > deadline:
+            return sorted(records, key=lambda record: record["finished_at"]), books
         time.sleep(POLL_S)
-    return sorted(records.values(), key=lambda record: record["finished_at"])
+
+
+def _charged(records: list[dict[str, Any]]) -> int:
+    return sum(record["energy_uj"] or 0 for record in records)
 
 
 def _requests(records: list[dict[str, Any]], kinds: dict[str, Any], truth: dict[str, float]) -> Table:
@@ -111,7 +116,7 @@ def _books(books: dict[str, Any]) -> Table:
 
 
 def _balance(console: Console, total: dict[str, Any], records: list[dict[str, Any]]) -> None:
-    charged = sum(r["energy_uj"] or 0 for r in records)
+    charged = _charged(records)
     booked = total["requests_uj"]
     verdict = "[green]equal[/green]" if charged == booked else f"[red]differ by {charged - booked:,}[/red]"
     console.print(

@@ -185,7 +185,7 @@ MOST_BLOCKS = 65_536
 """Upper bound of the derived number of KV blocks (1 M tokens): a tiny model would get absurdly many."""
 
 
-def kv_blocks(model: ModelCard, gpu: GpuCard, gpus: int) -> int:
+def kv_blocks(model: ModelCard, gpu: GpuCard, gpus: int, most: int = MOST_BLOCKS) -> int:
     """KV cache blocks that fit beside the weights on `gpus` GPUs; 0 or less if the weights do not fit."""
     free_bytes = MEMORY_SHARE * gpu.memory_bytes * gpus - model.weight_bytes
-    return min(MOST_BLOCKS, int(free_bytes // (model.kv_bytes_per_token * BLOCK_TOKENS)))
+    return min(most, int(free_bytes // (model.kv_bytes_per_token * BLOCK_TOKENS)))

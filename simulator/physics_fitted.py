@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simulator.cards import GPUS, GpuCard, ModelCard
+from simulator.cards import GPUS, ModelCard
 from simulator.cards_measured import MEASURED
 from simulator.physics import (
     Amount,
@@ -38,14 +38,13 @@ PART = 0.9
 """Largest part of a request's cost that its context and its prompt may be. Chosen."""
 
 
-def generic_gpu(gpu: str) -> GpuCard:
-    """The GPU's card with the constants of generic.json. `gpu` is h100 or b200."""
-    return replace(GPUS[gpu], **generic()["gpus"][gpu])
+def generic_physics(model: ModelCard, gpu: str, gpus: int, without: str | None = None) -> CardPhysics:
+    """What a step takes by the card alone, with the constants of generic.json. `gpu` is h100 or b200.
 
-
-def generic_physics(model: ModelCard, gpu: str, gpus: int) -> CardPhysics:
-    """What a step takes by the card alone, with the constants of generic.json."""
-    return CardPhysics(model, generic_gpu(gpu), gpus, Host(**generic()["host"]))
+    `without` names a card whose architecture was left out when the constants were fitted: for tests of them.
+    """
+    constants = generic() if without is None else generic()["left_out"]["architectures"][without]["constants"]
+    return CardPhysics(model, replace(GPUS[gpu], **constants["gpus"][gpu]), gpus, Host(**constants["host"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,26 +59,33 @@ def fit(ladders: dict[Key, list[Row]], profiles: list[dict[str, Any]]) -> dict[s
     runs = _columns(ladders, profiles)
     constants = _fit(runs, ~runs.host_bound)
     slow, dear = np.zeros(len(runs.tokens_per_s)), np.zeros(len(runs.tokens_per_s))
-    by_model = {}
+    by_architecture = {}
     for number, name in enumerate(runs.names):
         own = runs.architecture == number
-        one = _errors(_fit(runs, ~own & ~runs.host_bound), runs)
+        without = _fit(runs, ~own & ~runs.host_bound)
+        one = _errors(without, runs)
         slow[own], dear[own] = one[0][own], one[1][own]
-        by_model[name] = {"tokens_per_s": _spread(slow[own]), "joules_per_token": _spread(dear[own])}
-    host = dict(zip(asdict(HOST), constants[: len(asdict(HOST))].tolist(), strict=True))
-    rest = constants[len(host) :].reshape(2, len(FITTED_OF_GPU))
+        errors = {"tokens_per_s": _spread(slow[own]), "joules_per_token": _spread(dear[own])}
+        by_architecture[name] = {**errors, "constants": _named(without)}
     return {
-        "host": {name: _short(value) for name, value in host.items()},
-        "gpus": {
-            name: {field: _short(v) for field, v in zip(FITTED_OF_GPU, values.tolist(), strict=True)}
-            for name, values in zip(("h100", "b200"), rest, strict=True)
-        },
+        **_named(constants),
         "left_out": {
             "tokens_per_s": _spread(slow),
             "joules_per_token": _spread(dear),
-            "models": by_model,
+            "architectures": by_architecture,
         },
     }
+
+
+def _named(constants: Floats) -> dict[str, Any]:
+    """As `Host` and `GpuCard` name them."""
+    host = {name: _short(value) for name, value in zip(asdict(HOST), constants.tolist(), strict=False)}
+    rest = constants[len(host) :].reshape(2, len(FITTED_OF_GPU)).tolist()
+    gpus = {
+        name: {field: _short(value) for field, value in zip(FITTED_OF_GPU, values, strict=True)}
+        for name, values in zip(("h100", "b200"), rest, strict=True)
+    }
+    return {"host": host, "gpus": gpus}
 
 
 def _columns(ladders: dict[Key, list[Row]], profiles: list[dict[str, Any]]) -> Runs:

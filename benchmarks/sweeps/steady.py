@@ -1,20 +1,21 @@
 """One rung of a ladder in virtual time, and its steady state.
 
 The paper sends all requests at once and measures from when max_num_seqs of them have their first token until
-so few are left that the batch may not be full. A long time after such a start the requests in the batch are at
-all stages of their answers, long answers more often than short ones. Here the run begins in that state, so that
-it need not be long: the first ones have part of their answer behind them, as one prompt with it.
+so few are left that the batch may not be full. A long time after such a start the requests in the batch are
+at all stages of their answers, long answers more often than short ones. Here the run begins in that state,
+to be short: the first ones have part of their answer behind them, as one prompt with it.
 """
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from loadgen.lengths import answer_tokens, draw_answer, draw_prompt
-from simulator.cards import BLOCK_TOKENS, GPUS
+from simulator.cards import BLOCK_TOKENS
 from simulator.physics import Physics
 from simulator.profiles import Profile
 from simulator.scheduler import Scheduler
@@ -25,6 +26,17 @@ TAIL_S = 8.0
 
 QUIET_S = 2.0
 """Idle time before the first request."""
+
+
+LEAST_FRESH, MOST_FRESH = 12, 256
+"""Requests that start while the batch is full: as many as are in it, within these bounds."""
+
+
+class Gpus(NamedTuple):
+    """What the physics does not know: the KV cache's room, and the power of all GPUs without work."""
+
+    kv_tokens: int
+    idle_power_w: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +51,19 @@ class Steady:
     joules_per_token: float
 
 
-def run(
-    profile: Profile, physics: Physics, max_num_seqs: int, seed: int = 1, turnover: float = 1.0
-) -> Steady:
-    """Serve with at most `max_num_seqs` sequences at a time, until `turnover` times what fits has ended with
-    others waiting, and then to the end."""
+def run(lengths: Profile, physics: Physics, gpus: Gpus, max_num_seqs: int, seed: int = 1) -> Steady:
+    """Serve with at most `max_num_seqs` sequences at a time: a batch at all stages, then fresh requests as
+    others end, then to the end of all. Lengths of prompts and answers are those of the profile."""
     pick = random.Random(seed)
-    parts = answer_tokens(profile.task, profile.model, profile.answer_tokens)
-    fit = int(profile.kv_tokens / profile.context_tokens)
-    full = min(max_num_seqs, fit)
-    fresh = max(round(turnover * full), 24)
-    jobs = [_begun(pick, profile.prompt_tokens, parts) for _ in range(full)]
+    parts = answer_tokens(lengths.task, lengths.model, lengths.answer_tokens)
+    full = max(1, min(max_num_seqs, int(gpus.kv_tokens / lengths.context_tokens)))
+    fresh = min(max(full, LEAST_FRESH), MOST_FRESH)
+    jobs = [_begun(pick, lengths.prompt_tokens, parts) for _ in range(full)]
     jobs += [
-        Job(QUIET_S, draw_prompt(pick, profile.prompt_tokens), draw_answer(pick, parts)) for _ in range(fresh)
+        Job(QUIET_S, draw_prompt(pick, lengths.prompt_tokens), draw_answer(pick, parts)) for _ in range(fresh)
     ]
-    blocks = profile.kv_tokens // BLOCK_TOKENS
-    scheduler = Scheduler(kv_blocks=blocks, max_num_seqs=max_num_seqs)
-    idle_w = profile.gpus * GPUS[profile.gpu].idle_power_w
-    course = VirtualEngine(physics, scheduler, idle_w).run(jobs, TAIL_S)
+    scheduler = Scheduler(kv_blocks=gpus.kv_tokens // BLOCK_TOKENS, max_num_seqs=max_num_seqs)
+    course = VirtualEngine(physics, scheduler, gpus.idle_power_w).run(jobs, TAIL_S)
     first_s = np.sort(course.step_end_s[[job.first_step for job in jobs]])
     last_s = np.sort(course.step_end_s[[job.last_step for job in jobs]])
     begin_s, end_s = float(first_s[full - 1]), float(last_s[fresh - 1])

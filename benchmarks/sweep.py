@@ -1,0 +1,79 @@
+"""How near is the simulator to the paper? Its sweeps (arXiv 2601.22076) in virtual time, through the ledger.
+
+    python -m benchmarks.sweep            two rungs of every ladder, the ledger where a run is short
+    python -m benchmarks.sweep --full     all rungs, every run through the ledger; writes docs/sweep.md
+    python -m benchmarks.sweep --only Llama-3.1-8B
+
+The last line is one JSON object. Exit status 1 where an aim is missed (report.py, told.py and headlines.py in
+benchmarks/sweeps). All seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from benchmarks.sweeps import report
+from benchmarks.sweeps.headlines import headlines
+from benchmarks.sweeps.report import Results
+from benchmarks.sweeps.rungs import Rung, by_card, measured
+from simulator.profiles import Point, Profile, profiles
+
+QUICK_RUNGS = (8, 64)
+QUICK_GPU_S = 80.0
+"""GPUs x seconds up to which a quick run goes through the ledger."""
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@click.command(help=__doc__)
+@click.option("--full", is_flag=True, help="All rungs, all through the ledger; write the published tables.")
+@click.option("--only", default="", help="Only models whose name contains this.")
+def main(full: bool, only: str) -> None:
+    todo = [
+        (profile, point)
+        for profile in profiles().values()
+        for point in profile.points
+        if only in profile.model and (full or point.max_num_seqs in QUICK_RUNGS)
+    ]
+    if not todo:
+        raise click.UsageError(f"no model's name contains {only!r}")
+    results = sweep(todo, math.inf if full else QUICK_GPU_S, full)
+    report.show(results)
+    if full and not only:
+        (DOCS / "sweep.md").write_text(report.page(results, datetime.now(UTC).date()))
+    missed = results.missed
+    print(
+        json.dumps(
+            {"benchmark": "sweep", "full": full, "met": not missed, "missed": missed, **results.as_dict()}
+        )
+    )
+    sys.exit(1 if missed else 0)
+
+
+def sweep(todo: list[tuple[Profile, Point]], ledger_gpu_s: float, whole: bool) -> Results:
+    given: list[Rung] = []
+    left_out: list[Rung] = []
+    skipped = 0
+    for profile, point in todo:
+        if whole:
+            print(f"{' '.join(map(str, profile.key))} {point.max_num_seqs} ...", file=sys.stderr, flush=True)
+        given.append(measured(profile, point, ledger_gpu_s))
+        if (other := by_card(profile, point)) is not None:
+            left_out.append(other)
+        else:
+            skipped += 1
+    keys = [(*rung.profile.key, rung.point.max_num_seqs) for rung in given]
+    published = {key: rung.point.joules_per_token for key, rung in zip(keys, given, strict=True)}
+    simulated = {key: rung.joules_per_token for key, rung in zip(keys, given, strict=True)}
+    answers = {key: rung.profile.answer_tokens for key, rung in zip(keys, given, strict=True)}
+    return Results(given, left_out, skipped, headlines(published, simulated, answers, whole))
+
+
+if __name__ == "__main__":
+    main()

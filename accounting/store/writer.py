@@ -24,8 +24,9 @@ from accounting.store.statements import move_progress, write
 
 log = logging.getLogger(__name__)
 
+FEW_OUTPUTS = 20
 LINGER_S = 0.2
-"""A commit costs as much as many rows: what comes within this time goes with it. The journal has it, too."""
+"""A commit costs as much as many rows: after a batch of more than a few the next one waits for others."""
 
 BATCH_OUTPUTS = 2_000
 """A transaction takes whole puts until it holds this many outputs: short enough to let other writers in."""
@@ -49,6 +50,7 @@ class StoreWriter:
         self._last_error: str | None = None
         self._stored_segment: int | None = None
         self._hurry = False  # flush or close asks for a try right now, without waiting for the back-off
+        self._busy = False  # the last batch was more than a few outputs
         self._closed = False  # no more puts
         self._stop = False  # the thread shall end, stored or not
         self._ended = False
@@ -150,7 +152,7 @@ class StoreWriter:
         """The next outputs, the segment they reach and how many puts they are; None: time to end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._stop)
-            if not self._stop:
+            if not self._stop and self._busy:
                 self._changed.wait_for(self._worth_a_commit, LINGER_S)
             if self._stop:
                 return None
@@ -162,6 +164,7 @@ class StoreWriter:
                 segment = max(segment, reached)
                 puts += 1
             self._hurry = self._hurry and bool(self._queue)
+            self._busy = len(outputs) > FEW_OUTPUTS
             return outputs, segment, puts
 
     def _worth_a_commit(self) -> bool:

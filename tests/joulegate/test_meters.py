@@ -55,7 +55,7 @@ def test_a_good_gpu_is_measured_and_how_well_is_told(answer: dict[str, Any]) -> 
     assert good["gpu"] == H100.uuid
     assert (good["measured"], good["method"], good["index"]) == (True, "nvml-counter", 0)
     assert good["counter_period_ms"] == pytest.approx(100, rel=0.05)
-    assert good["counter_jitter_ms"] < 20
+    assert good["counter_jitter_ms"] is None or good["counter_jitter_ms"] < 20  # None: too little to be seen
     assert good["lag_ms"] == 20
     assert good["power_w"] == pytest.approx(H100.idle_power_w, rel=0.1)
     assert good["call_p95_us"] >= good["call_p50_us"]

@@ -10,8 +10,7 @@ from accounting.events import (
     Status,
     Tick,
 )
-from accounting.ledger.conclude import HOLD_US, MAX_WAIT_US
-from accounting.ledger.intervals import INTERVAL_US
+from accounting.ledger.intervals import HOLD_US, INTERVAL_US, MAX_WAIT_US
 from tests.accounting.ledger.story import (
     IDLE,
     TICK_US,
@@ -165,8 +164,9 @@ def test_in_a_steady_load_the_provisional_figure_is_near_the_final_one() -> None
     provisional: dict[str, int] = {}
 
     def note() -> None:
+        open_now = story.ledger.state.open
         for name, handle in handles.items():
-            request = story.ledger.state.open.get(handle)
+            request = open_now.get(handle)
             if request is not None and request.finished_us is not None and name not in provisional:
                 record = story.ledger.provisional(handle)
                 assert record is not None

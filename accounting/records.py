@@ -12,6 +12,13 @@ import msgspec
 from accounting.events import MeterMethod, Status
 
 TokensFrom = Literal["engine", "stream"]
+HostMethod = Literal["rapl", "estimate"]
+Boundary = Literal["gpu", "host"]
+
+
+def boundary_of(device: str) -> Boundary:
+    """What the energy of a device is the energy of: a GPU, or the machine around it (`host:NAME`)."""
+    return "host" if device.startswith("host:") else "gpu"
 
 
 class GpuShare(msgspec.Struct, kw_only=True):
@@ -67,10 +74,17 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """When its correction came, which is in the figures above. None while there is none."""
     correction_uj: int | None = None
     """What that added to energy_uj; below 0 where it took some away."""
+    host_uj: int | None = None
+    """Its part of the energy of the machines around its GPUs, which is not in energy_uj. None: not known."""
+    host_method: HostMethod | None = None
+    """How that was read: by RAPL; `estimate` where any of it comes from configured watts."""
+    host_unmeasured_us: int | None = None
+    """The part of its time of which it has no host energy: above 0, host_uj is a lower bound. None where no
+    host is measured."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):
-    """One GPU over one interval [t0_us, t1_us): measured = requests + idle + unobserved + unmeasured.
+    """One GPU or host over one interval [t0_us, t1_us): measured = requests + idle + unobserved + unmeasured.
 
     `measured_uj` is the counter's difference over the part of the interval that it covers (`covered_us`), and
     None when it covers none of it. `unobserved_uj` is energy drawn by work that did not pass the proxy;
@@ -78,6 +92,7 @@ class BookEntry(msgspec.Struct, kw_only=True):
     """
 
     gpu: str
+    """UUID; `host:NAME` of a host (`boundary_of` tells which)."""
     t0_us: int
     t1_us: int
     covered_us: int

@@ -34,8 +34,7 @@ from accounting.events import (
     Usage,
 )
 from accounting.ledger import Ledger
-from accounting.ledger.conclude import HOLD_US, MAX_WAIT_US
-from accounting.ledger.intervals import INTERVAL_US
+from accounting.ledger.intervals import HOLD_US, INTERVAL_US, MAX_WAIT_US
 from accounting.records import Output
 
 ZERO_US = 1_577_836_800_000_000

@@ -7,19 +7,12 @@ import numpy as np
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
-from accounting.ledger.intervals import INTERVAL_US, number
+from accounting.ledger.hosts import Hosts
+from accounting.ledger.intervals import HOLD_US, INTERVAL_US, MAX_WAIT_US, number
 from accounting.ledger.news import split_anew
 from accounting.ledger.record import add_try, correction_of, is_as_recorded, record_of
 from accounting.ledger.settle import settle_group
 from accounting.records import Output, RequestRecord
-
-HOLD_US = 300_000
-"""An interval waits this long past its end, so that short unstreamed answers are known when it is split."""
-
-MAX_WAIT_US = 5_000_000
-"""An interval waits at most this long for the counter, and `Curve.slack_us` longer for a slow one; then it is
-booked without it."""
-
 
 MOST_AT_ONCE, PARTS = 64, 8
 """So many requests, or this part of those that wait, are concluded at a tick: what ends by the thousand shall
@@ -27,8 +20,8 @@ not hold up the streams of others while it is written down."""
 
 
 class Conclusions:
-    def __init__(self, flights: Flights, groups: Groups) -> None:
-        self._flights, self._groups = flights, groups
+    def __init__(self, flights: Flights, groups: Groups, hosts: Hosts) -> None:
+        self._flights, self._groups, self._hosts = flights, groups, hosts
         self.held = int(flights.concluded[: flights.rows].sum())
         """Requests whose record is out and may still be corrected."""
         self.look = True
@@ -39,9 +32,10 @@ class Conclusions:
         out: list[Output] = []
         for group in self._groups.all:
             while (end := _next_end(group, watermark_us)) is not None:
-                out += settle_group(group, self._flights, end)
-        if out or self.look:
-            self.look = False
+                out += settle_group(group, self._flights, end, self._hosts)
+        out += self._hosts.settle(self._groups.all, self._flights, watermark_us)
+        if out or self.look or self._hosts.left:
+            self.look = self._hosts.left = False
             out += self._conclude_the_settled()
             out += self._let_go_of_the_sure(now_us)
         return out
@@ -51,7 +45,7 @@ class Conclusions:
         if not self._groups.all:
             return []
         flights, n = self._flights, self._flights.rows
-        settled = np.array([group.settled_us for group in self._groups.all], np.int64)
+        settled = np.array([self._settled_us(group) for group in self._groups.all], np.int64)
         ends, groups = flights.end[:n], flights.group[:n]
         over = (groups >= 0) & (ends > 0) & ~flights.concluded[:n]
         rows = flights.in_order(np.flatnonzero(over & (settled[groups] > ends)))
@@ -71,6 +65,11 @@ class Conclusions:
                 self.look = True
                 break
         return out
+
+    def _settled_us(self, group: Group) -> int:
+        """Up to here its requests get nothing more, from their hosts neither."""
+        hosts = self._hosts.around(group.gpus)
+        return min(group.settled_us, *(host.settled_us for host in hosts)) if hosts else group.settled_us
 
     def conclude(self, handle: int, *, hold: bool = False) -> RequestRecord:
         """A request's final record. It is kept with `hold`, as that may still be corrected."""
@@ -131,10 +130,16 @@ class Conclusions:
     def record(self, handle: int, *, final: bool) -> RequestRecord:
         """What is settled of a request, failed tries at other backends included."""
         row = self._flights.row[handle]
-        record = record_of(self._flights, row, self._group(row), final=final)
+        record = self._record(row, final=final)
         for earlier in self._flights.teller(row).tries:
-            at = self._flights.row[earlier]
-            add_try(record, record_of(self._flights, at, self._group(at), final=final))
+            add_try(record, self._record(self._flights.row[earlier], final=final))
+        return record
+
+    def _record(self, row: int, *, final: bool) -> RequestRecord:
+        group = self._group(row)
+        record = record_of(self._flights, row, group, final=final)
+        if self._hosts.all and group is not None:
+            self._hosts.complete(record, self._flights, row, group.gpus_of(int(self._flights.column[row])))
         return record
 
     def _group(self, row: int) -> Group | None:

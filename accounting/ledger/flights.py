@@ -64,6 +64,7 @@ class OpenRequest(msgspec.Struct):
 
 # Columns of whole numbers: times in UTC microseconds with 0 for "not yet", energies in microjoules.
 # undivided_uj: charged while idle power was not known, so that nobody can say how much of it was dynamic.
+# host_estimated: 1 where some of host_uj comes from an estimate.
 _INTS = (
     "start",
     "first",
@@ -75,6 +76,9 @@ _INTS = (
     "undivided_uj",
     "edge_uj",
     "shared_uj",
+    "host_uj",
+    "host_covered_us",
+    "host_estimated",
 )
 # prompt: prompt tokens; uncached: those to compute; done: tokens generated in settled intervals; seqs:
 # sequences (n times prompts) that decode side by side.
@@ -93,6 +97,9 @@ class Flights:
     undivided_uj: Ints
     edge_uj: Ints
     shared_uj: Ints
+    host_uj: Ints
+    host_covered_us: Ints
+    host_estimated: Ints
     prompt: Floats
     uncached: Floats
     done: Floats

@@ -38,6 +38,11 @@ class Group:
     def settled_us(self) -> int:
         return self.gpus[0].settled_us
 
+    def gpus_of(self, column: int) -> list[GpuState]:
+        """The GPUs of the backend with this number."""
+        mine = self.backends[column].gpus
+        return [gpu for gpu in self.gpus if gpu.gpu in mine]
+
     def prices(self, column: int) -> Floats:
         """Joules per unit of each feature for the backend with this number."""
         width = len(FEATURES)

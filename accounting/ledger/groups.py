@@ -14,12 +14,12 @@ from accounting.ledger.model import WorkModel
 from accounting.ledger.priors import prior_joules
 from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, GpuState, LedgerState
-from accounting.records import BookEntry
+from accounting.records import BookEntry, boundary_of
 
 
 class Groups:
     def __init__(self, state: LedgerState) -> None:
-        self.gpus: dict[str, GpuState] = dict(state.gpus)
+        self.gpus = {name: gpu for name, gpu in state.gpus.items() if boundary_of(name) == "gpu"}
         self.backends: dict[str, BackendState] = dict(state.backends)
         self.all: list[Group] = []
         self._models = dict(state.models)
@@ -55,7 +55,7 @@ class Groups:
         gpu = self._gpu(event.gpu, event.t_us)
         if event.new_epoch or event.method != gpu.method or event.method not in LASTING_COUNTERS:
             gpu.curve.break_epoch()  # integrated power starts at 0 whenever its meter starts
-        gpu.method, gpu.simulated = event.method, event.simulated
+        gpu.method, gpu.simulated, gpu.node = event.method, event.simulated, event.node
         gpu.curve.lag_us = event.lag_us
         gpu.curve.period_us = min(max(event.period_us, 0), intervals.MOST_PERIOD_US)
         moved = gpu.device != event.device or gpu.power_limit_mw not in (None, event.power_limit_mw)
@@ -69,11 +69,12 @@ class Groups:
 
         Requests that began on other GPUs end with those: the old backend stays for them under another name.
         """
-        for gpu in event.gpus:
+        gpus = [gpu for gpu in unique(event.gpus) if boundary_of(gpu) == "gpu"]
+        for gpu in gpus:
             self._gpu(gpu, event.t_us)
         known = self.backends.get(event.backend)
-        if known is not None and (known.gpus != unique(event.gpus) or known.model != event.model):
-            for gpu in (*known.gpus, *event.gpus):
+        if known is not None and (known.gpus != gpus or known.model != event.model):
+            for gpu in (*known.gpus, *gpus):
                 self._forget_model(gpu)
             retired = f"{event.backend}#{event.t_us}"
             self.backends[retired] = known
@@ -82,7 +83,7 @@ class Groups:
                 told.backend = retired if told.backend == event.backend else told.backend
             known = None
         if known is None:
-            self.backends[event.backend] = BackendState(gpus=unique(event.gpus), model=event.model)
+            self.backends[event.backend] = BackendState(gpus=gpus, model=event.model)
         self.backends[event.backend].tells_late = event.tells_late
         in_use = {flights.teller(row).backend for row in flights.row.values()}
         self.backends = {n: b for n, b in self.backends.items() if "#" not in n or n in in_use}

@@ -8,17 +8,16 @@ from it and it is dropped. What is kept is bounded: beyond MOST_ENTRIES the olde
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from accounting.ledger.features import Work
 from accounting.ledger.intervals import INTERVAL_US, number, numbers
+from accounting.ledger.packed import pack, unpack
 from accounting.ledger.state import HistoryState, KeptState
 
 MOST_ENTRIES = 200_000
@@ -29,7 +28,6 @@ MOST_INTERVALS = 600
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-_Number = TypeVar("_Number", np.int64, np.float64)
 _NO_INTS, _NO_FLOATS = np.zeros(0, np.int64), np.zeros(0, np.float64)
 _ARRAYS = ("tokens", "firsts", "prompt", "prompt_reads", "decoded", "reads", "sequences")
 
@@ -153,10 +151,10 @@ def _write(kept: Kept) -> KeptState:
         energy_j=kept.energy_j,
         stale=kept.stale,
         learnt=kept.learnt,
-        handles=[_pack(handles) for handles in kept.handles],
-        works=[{name: _pack(getattr(work, name)) for name in _ARRAYS} for work in kept.works],
+        handles=[pack(handles) for handles in kept.handles],
+        works=[{name: pack(getattr(work, name)) for name in _ARRAYS} for work in kept.works],
         steps=[(w.steps, w.steps_seen, w.others_tokens, w.others_prompt) for w in kept.works],
-        gpus=[(g.gpu, g.energy_uj, g.dynamic, [_pack(p) for p in g.parts], g.places) for g in kept.gpus],
+        gpus=[(g.gpu, g.energy_uj, g.dynamic, [pack(p) for p in g.parts], g.places) for g in kept.gpus],
     )
 
 
@@ -164,7 +162,7 @@ def _read(state: KeptState) -> Kept:
     works = []
     for arrays, (steps, seen, others_tokens, others_prompt) in zip(state.works, state.steps, strict=True):
         work = Work(
-            **{name: _unpack(arrays[name], np.float64) for name in _ARRAYS},
+            **{name: unpack(arrays[name], np.float64) for name in _ARRAYS},
             rows=_NO_INTS,
             in_flight_us=_NO_INTS,
             context=_NO_FLOATS,
@@ -177,21 +175,13 @@ def _read(state: KeptState) -> Kept:
         works.append(work)
     return Kept(
         t0_us=state.t0_us,
-        handles=[_unpack(handles, np.int64) for handles in state.handles],
+        handles=[unpack(handles, np.int64) for handles in state.handles],
         works=works,
         gpus=[
-            KeptGpu(gpu, energy, dynamic, [_unpack(p, np.int64).reshape(-1, 2) for p in parts], places)
+            KeptGpu(gpu, energy, dynamic, [unpack(p, np.int64).reshape(-1, 2) for p in parts], places)
             for gpu, energy, dynamic, parts, places in state.gpus
         ],
         energy_j=state.energy_j,
         stale=state.stale,
         learnt=state.learnt,
     )
-
-
-def _pack(array: NDArray[np.generic]) -> bytes:
-    return zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
-
-
-def _unpack(packed: bytes, kind: type[_Number]) -> NDArray[_Number]:
-    return np.frombuffer(zlib.decompress(packed), kind).copy()

@@ -8,6 +8,13 @@ from numpy.typing import NDArray
 INTERVAL_US = 500_000
 """Length of an interval. At least twice the counter's period, or its edges blur the shares."""
 
+HOLD_US = 300_000
+"""An interval waits this long past its end, so that short unstreamed answers are known when it is split."""
+
+MAX_WAIT_US = 5_000_000
+"""An interval waits at most this long for the counter, and `Curve.slack_us` longer for a slow one; then it is
+booked without it."""
+
 RING = 160
 """Intervals that can be open at a time: more than the longest wait for a counter."""
 

@@ -32,13 +32,14 @@ from accounting.ledger.conclude import Conclusions
 from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
+from accounting.ledger.hosts import Hosts
 from accounting.ledger.intervals import INTERVAL_US, RING, number
 from accounting.ledger.news import first_by_steps, lay_answer, lay_prompt
 from accounting.ledger.provisional import add_estimate
 from accounting.ledger.record import METHOD
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
 from accounting.ledger.state import BackendState, LedgerState
-from accounting.records import Output, RequestRecord
+from accounting.records import Output, RequestRecord, boundary_of
 
 TRY_BITS = 4
 """A handle has room for so many bits of failed tries."""
@@ -52,21 +53,21 @@ class Ledger:
     def state(self) -> LedgerState:
         """All of its memory, written down. A ledger that begins with it goes on just as this one does."""
         state = self._groups.state()
-        state.open = self._flights.write_down()
+        state.hosts, state.open = self._hosts.state(), self._flights.write_down()
         state.watermarks, state.last_handles = dict(self._watermarks), dict(self._last_handles)
         return state
 
     @state.setter
     def state(self, state: LedgerState) -> None:
         self._flights = Flights()
-        self._groups = Groups(state)
+        self._groups, self._hosts = Groups(state), Hosts(state.hosts, state.gpus)
         self._watermarks = dict(state.watermarks)
         self._last_handles = dict(state.last_handles)
         for request in state.open.values():
             group, column = self._groups.place(request.told.backend, request.told.gpus)
             settled_us = self._groups.all[group].settled_us if group >= 0 else 0
             self._flights.take_up(request, group, column, settled_us)
-        self._conclusions = Conclusions(self._flights, self._groups)
+        self._conclusions = Conclusions(self._flights, self._groups, self._hosts)
 
     @property
     def open_requests(self) -> int:
@@ -93,7 +94,7 @@ class Ledger:
             case Tick():
                 return self._tick(event)
             case CounterReads():
-                self._groups.read(event)
+                (self._hosts if boundary_of(event.gpu) == "host" else self._groups).read(event)
             case RequestStarted():
                 return self._started(event)
             case RequestMoved():
@@ -105,7 +106,7 @@ class Ledger:
             case BackendDeclared():
                 return self._declared(event)
             case MeterUp():
-                self._groups.meter_up(event)
+                (self._hosts if boundary_of(event.gpu) == "host" else self._groups).meter_up(event)
                 self._regroup()
             case MeterDown():
                 pass  # the gap will show in the reads
@@ -124,7 +125,8 @@ class Ledger:
         return list(out)
 
     def _regroup(self) -> None:
-        """Groups changed: put every open request into its own."""
+        """Groups or hosts changed: put every open request into its own."""
+        self._conclusions.look = True
         for row in self._flights.row.values():
             told = self._flights.teller(row)
             group, column = self._groups.place(told.backend, told.gpus)
@@ -140,6 +142,7 @@ class Ledger:
             why = "joulegate stopped while the request was in flight"
             out += self._finished(RequestFinished(t_us=seen_until, handle=handle, status="lost", error=why))
         self._watermarks[event.source] = max(event.t_us, seen_until)
+        self._hosts.restarted(self._watermarks[event.source])
         return out
 
     def _started(self, event: RequestStarted) -> list[Output]:
@@ -180,6 +183,7 @@ class Ledger:
         if flights.group[row] >= 0:
             tries = [*tries, -(event.handle << TRY_BITS) - len(tries) - 1]
             flights.rename(event.handle, tries[-1])
+            self._hosts.rename(event.handle, tries[-1])
             flights.end[row], told.status, told.is_try = moved_us, "engine_error", True
         else:
             flights.remove(event.handle)
@@ -325,5 +329,9 @@ class Ledger:
             record.finished_us = max(record.started_us, self._now_us)
         group = self._group(row)
         if group is not None:
+            settled_uj = record.energy_uj or 0
             add_estimate(record, self._flights, row, group, METHOD)
+            if self._hosts.all:
+                gpus = group.gpus_of(int(self._flights.column[row]))
+                self._hosts.add_estimate(record, handle, gpus, (record.energy_uj or 0) - settled_uj)
         return record

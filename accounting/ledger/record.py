@@ -74,6 +74,7 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
 def add_try(record: RequestRecord, failed: RequestRecord) -> None:
     """Add to a request's record what an earlier try at another backend cost."""
     record.unmeasured_us += failed.unmeasured_us
+    _add_host(record, failed)
     if failed.energy_uj is None:
         return
     record.energy_uj = (record.energy_uj or 0) + failed.energy_uj
@@ -93,6 +94,14 @@ def add_try(record: RequestRecord, failed: RequestRecord) -> None:
             record.shares.append(share)
     if record.method == "none":
         record.method, record.meter = failed.method, failed.meter
+
+
+def _add_host(record: RequestRecord, failed: RequestRecord) -> None:
+    if failed.host_unmeasured_us is not None:
+        record.host_unmeasured_us = (record.host_unmeasured_us or 0) + failed.host_unmeasured_us
+    if failed.host_uj is not None:
+        record.host_uj = (record.host_uj or 0) + failed.host_uj
+        record.host_method = "estimate" if "estimate" in (record.host_method, failed.host_method) else "rapl"
 
 
 def is_as_recorded(flights: Flights, row: int, record: RequestRecord) -> bool:

@@ -15,6 +15,7 @@ from accounting.ledger.features import Work, present, work_of
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group, learn, note_scale
 from accounting.ledger.history import Kept, KeptGpu, lean
+from accounting.ledger.hosts import Hosts, Share
 from accounting.ledger.intervals import INTERVAL_US, RING, number
 from accounting.ledger.news import dynamic_part, shared_part, split_anew
 from accounting.ledger.state import GpuState
@@ -53,8 +54,11 @@ class Settled:
     """By backend: what work for requests that did not pass the proxy should have cost, in joules."""
 
 
-def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
-    """Book [settled, t1_us) on every GPU of the group. Each entry balances, whatever was heard."""
+def settle_group(group: Group, flights: Flights, t1_us: int, hosts: Hosts | None = None) -> list[BookEntry]:
+    """Book [settled, t1_us) on every GPU of the group, and tell its host of it.
+
+    Each entry balances, whatever was heard.
+    """
     t0_us = group.settled_us
     split_anew(flights, group)
     done = _work(group, flights, t0_us, t1_us)
@@ -64,9 +68,11 @@ def settle_group(group: Group, flights: Flights, t1_us: int) -> list[BookEntry]:
     spans = [gpu.curve.span(t0_us, t1_us) for gpu in group.gpus]
     entries, charges = [], []
     for gpu, span in zip(group.gpus, spans, strict=True):
-        entry, charge = _settle_gpu(group, gpu, span, flights, done)
+        entry, charge, share = _settle_gpu(group, gpu, span, flights, done)
         entries.append(entry)
         charges.append(charge)
+        if hosts is not None:
+            hosts.note(gpu, entry, share)
     if t1_us - t0_us == INTERVAL_US and all(span.covered_us == INTERVAL_US for span in spans):
         energy_j = sum(entry.requests_uj for entry in entries) / 1e6
         expected_j = float(done.prefill.sum() + done.decode.sum())
@@ -138,8 +144,8 @@ def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
 
 def _settle_gpu(
     group: Group, gpu: GpuState, span: Span, flights: Flights, done: Settled
-) -> tuple[BookEntry, KeptGpu | None]:
-    """Its entry, and what was charged to whom."""
+) -> tuple[BookEntry, KeptGpu | None, Share]:
+    """Its entry, what was charged to whom, and the same in short."""
     entry = BookEntry(
         gpu=gpu.gpu,
         t0_us=span.t0_us,
@@ -178,7 +184,7 @@ def _settle_gpu(
     ours = float(weights.sum())
     if not ours > 0:
         _book_empty(gpu, entry, energy, span, others_seen=others > 0)
-        return entry, None
+        return entry, None, Share(flights.handle[rows], np.zeros(len(rows), np.int64), covered)
     length_us = span.t1_us - span.t0_us
     busy_us = length_us if others > 0 else busy(flights, rows[active], span.t0_us, span.t1_us)
     entry.idle_uj = _idle_part(gpu, energy, length_us - busy_us, span)
@@ -191,7 +197,8 @@ def _settle_gpu(
         count = len(work.rows) if place >= 0 else 0
         by_backend.append(parts[at : at + count])
         at += count
-    return entry, KeptGpu(gpu.gpu, entry.requests_uj, dynamic, by_backend, places)
+    kept = KeptGpu(gpu.gpu, entry.requests_uj, dynamic, by_backend, places)
+    return entry, kept, Share(flights.handle[rows], parts.sum(axis=1), covered)
 
 
 def _here(places: list[int], flights: Flights, done: Settled) -> tuple[Ints, NDArray[np.bool_]]:

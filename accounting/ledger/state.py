@@ -25,6 +25,41 @@ class GpuState(msgspec.Struct):
     device: str | None = None
     power_limit_mw: int | None = None
     idle_samples_uw: list[int] = []
+    node: str | None = None
+    """Name of its machine; None: the one where joulegate runs, or not told."""
+
+
+class HostInterval(msgspec.Struct):
+    """What the GPUs of a node gave in an interval of which the host's energy is not split yet.
+
+    Arrays as compressed numbers: handles, what each got in microjoules, for how much of its time. A request
+    is there once for each GPU.
+    """
+
+    t0_us: int
+    idle_uj: int
+    unobserved_uj: int
+    handles: bytes
+    got_uj: bytes
+    covered_us: bytes
+
+
+class HostState(msgspec.Struct):
+    """The machine around GPUs: its curve, and how far its books go."""
+
+    host: str
+    settled_us: int
+    curve: Curve
+    node: str | None = None
+    """As in MeterUp; None: where joulegate runs."""
+    method: MeterMethod = "none"
+    present: bool = True
+    """False: it is not measured any more, and nobody waits for it."""
+    awaited_us: int | None = None
+    """When joulegate started again, as long as its meter has not come back since."""
+    per_gpu_joule: float | None = None
+    """Joules of the host per joule of its GPUs, of late. For provisional figures."""
+    waiting: list[HostInterval] = []
 
 
 class Counted(msgspec.Struct, array_like=True):
@@ -106,6 +141,7 @@ class LedgerState(msgspec.Struct):
     """Everything."""
 
     gpus: dict[str, GpuState] = {}
+    hosts: dict[str, HostState] = {}
     backends: dict[str, BackendState] = {}
     models: dict[str, ModelState] = {}
     """By the names of the group's backends."""

@@ -269,6 +269,10 @@ def assert_sane(record: RequestRecord) -> None:
     """The record agrees with itself: energy is the sum of its shares, nothing is negative."""
     assert record.unmeasured_us >= 0, record
     assert record.started_us <= record.finished_us, record
+    assert record.host_uj is None or record.host_uj >= 0, record
+    assert (record.host_uj is None) == (record.host_method is None), record
+    assert record.host_uj is None or record.host_unmeasured_us is not None, record
+    assert record.host_unmeasured_us is None or record.host_unmeasured_us >= 0, record
     assert all(s.prefill_uj >= 0 and s.decode_uj >= 0 for s in record.shares), record
     if record.energy_uj is None:
         assert record.prefill_uj is record.decode_uj is record.uncertainty_uj is None, record
@@ -293,6 +297,11 @@ def charged_uj(outputs: Sequence[Output], gpu: str) -> int:
 def booked_uj(outputs: Sequence[Output], gpu: str) -> int:
     """What the books of one GPU gave to requests."""
     return sum(o.requests_uj for o in outputs if isinstance(o, BookEntry) and o.gpu == gpu)
+
+
+def host_charged_uj(outputs: Sequence[Output]) -> int:
+    """What final records were charged on all hosts."""
+    return sum(record.host_uj or 0 for record in final_records(outputs))
 
 
 def written_and_read(state: LedgerState) -> LedgerState:

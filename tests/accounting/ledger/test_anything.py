@@ -33,12 +33,14 @@ from tests.accounting.ledger.story import (
     booked_uj,
     charged_uj,
     final_records,
+    host_charged_uj,
     still_open,
     written_and_read,
 )
 
 GPUS = ("GPU-a", "GPU-b")
 GHOST = "GPU-nobody-declared"
+HOSTS = ("host:here", "host:there")
 IDLERS = range(900, 1000)
 """Handles of requests that do nothing at all."""
 
@@ -55,17 +57,21 @@ milliseconds = st.none() | st.floats(0, 5_000) | st.floats(allow_nan=True, allow
 backends = st.sampled_from(["main", "other", "undeclared", None])
 handles = st.integers(0, 5) | st.sampled_from([1 << 40, (1 << 40) + 1, 77, -5])
 gpus = st.sampled_from([*GPUS, *GPUS, GHOST])
+devices = st.sampled_from([*GPUS, *GPUS, GHOST, *HOSTS])
+nodes = st.sampled_from([None, None, None, "here", "there"])
 
 
 @st.composite
 def happenings(draw: st.DrawFn) -> list[AnyEvent]:
     """A clock that mostly runs forward, and events that mostly make sense, in no particular order."""
-    now, energy = T0_US, dict.fromkeys((*GPUS, GHOST), 1000000)
+    now, energy = T0_US, dict.fromkeys((*GPUS, GHOST, *HOSTS), 1000000)
     events: list[AnyEvent] = []
     if draw(st.integers(0, 9)) < 9:
         events.append(BackendDeclared(t_us=now, backend="main", gpus=list(GPUS)))
         events.append(BackendDeclared(t_us=now, backend="other", gpus=["GPU-a"]))
         events += [MeterUp(t_us=now, gpu=g, device="d", method="nvml-counter") for g in GPUS]
+        if draw(st.booleans()):
+            events.append(MeterUp(t_us=now, gpu=HOSTS[0], device="d", method="estimate"))
     for i in range(draw(st.integers(1, 60))):
         now += draw(st.integers(0, 400_000))
         t_us = (
@@ -83,7 +89,7 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
                     )
                 )
             case "r":
-                gpu = draw(gpus)
+                gpu = draw(devices)
                 lo, hi, mj = [], [], []
                 for _ in range(draw(st.integers(1, 8))):
                     at = t_us + draw(st.integers(-100_000, 400_000))
@@ -117,14 +123,16 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
                     )
                 )
             case "b":
-                chosen = draw(st.lists(gpus, unique=True, max_size=3))
+                chosen = draw(st.lists(devices, unique=True, max_size=3))
                 events.append(BackendDeclared(t_us=t_us, backend=draw(backends) or "main", gpus=list(chosen)))
             case "m":
                 method = draw(methods)
                 lag = draw(st.sampled_from([0, 20_000, -20_000, 10**9]))
-                events.append(MeterUp(t_us=t_us, gpu=draw(gpus), device="d", method=method, lag_us=lag))
+                gpu, node = draw(devices), draw(nodes)
+                up = MeterUp(t_us=t_us, gpu=gpu, device="d", method=method, lag_us=lag, node=node)
+                events.append(up)
             case "d":
-                events.append(MeterDown(t_us=t_us, gpu=draw(gpus), code="X", message="x"))
+                events.append(MeterDown(t_us=t_us, gpu=draw(devices), code="X", message="x"))
             case "x":
                 events.append(ServiceStarted(t_us=t_us, source=draw(st.sampled_from([0, 1])), version="test"))
             case "n":
@@ -196,11 +204,13 @@ def test_books_balance_and_every_request_is_recorded_once_and_idlers_get_nothing
     assert_balanced(outputs)
     for gpu in ledger.state.gpus:
         assert charged_uj(outputs, gpu) == booked_uj(outputs, gpu)
+    assert host_charged_uj(outputs) == sum(booked_uj(outputs, host) for host in ledger.state.hosts)
     records = final_records(outputs)
     assert Counter(r.uid for r in records) == expected_records(events)
     for record in records:
         if int(record.uid.split("/")[0]) in IDLERS:
             assert not record.energy_uj
+            assert not record.host_uj
             assert sum(s.prefill_uj + s.decode_uj for s in record.shares) == 0
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import json
 import math
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 
 import click
@@ -25,8 +27,12 @@ from benchmarks.sweeps.rungs import Rung, by_card, measured
 from simulator.profiles import Point, Profile, profiles
 
 QUICK_RUNGS = (8, 64)
+WORKERS = 2
 QUICK_GPU_S = 80.0
 """GPUs x seconds up to which a quick run goes through the ledger."""
+
+CARD_RUNG = 512
+"""Largest rung that is also computed by the card alone: larger ones take long."""
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -57,22 +63,31 @@ def main(full: bool, only: str) -> None:
 
 
 def sweep(todo: list[tuple[Profile, Point]], ledger_gpu_s: float, whole: bool) -> Results:
+    """Each rung in one of WORKERS processes; what comes out does not depend on who computed it."""
     given: list[Rung] = []
     left_out: list[Rung] = []
     skipped = 0
-    for profile, point in todo:
-        if whole:
-            print(f"{' '.join(map(str, profile.key))} {point.max_num_seqs} ...", file=sys.stderr, flush=True)
-        given.append(measured(profile, point, ledger_gpu_s))
-        if (other := by_card(profile, point)) is not None:
-            left_out.append(other)
-        else:
-            skipped += 1
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as pool:
+        tries = [(profile, point, ledger_gpu_s) for profile, point in todo]
+        for done, (rung, card) in enumerate(pool.map(_both, tries, chunksize=1), 1):
+            given.append(rung)
+            if card is not None:
+                left_out.append(card)
+            elif rung.point.max_num_seqs <= CARD_RUNG:
+                skipped += 1
+            if whole:
+                print(f"{done} of {len(todo)} rungs", file=sys.stderr, flush=True)
     keys = [(*rung.profile.key, rung.point.max_num_seqs) for rung in given]
     published = {key: rung.point.joules_per_token for key, rung in zip(keys, given, strict=True)}
     simulated = {key: rung.joules_per_token for key, rung in zip(keys, given, strict=True)}
     answers = {key: rung.profile.answer_tokens for key, rung in zip(keys, given, strict=True)}
     return Results(given, left_out, skipped, headlines(published, simulated, answers, whole))
+
+
+def _both(task: tuple[Profile, Point, float]) -> tuple[Rung, Rung | None]:
+    profile, point, ledger_gpu_s = task
+    card = by_card(profile, point) if point.max_num_seqs <= CARD_RUNG else None
+    return measured(profile, point, ledger_gpu_s), card
 
 
 if __name__ == "__main__":

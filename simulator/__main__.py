@@ -12,13 +12,16 @@ import click
 import uvicorn
 from starlette.types import ASGIApp
 
-from simulator import cards
-from simulator.cards import BLOCK_TOKENS, GPUS, MODELS
+from simulator import catalog
+from simulator.card_file import CardError
+from simulator.cards import BLOCK_TOKENS, GPUS
+from simulator.catalog import Offer
 from simulator.engine import Engine
 from simulator.faults import Faults
 from simulator.gpu import board as boards
 from simulator.metrics import Metrics
 from simulator.process import READY
+from simulator.profiles import profiles
 from simulator.scheduler import Scheduler
 from simulator.server import create_app
 from simulator.surface import Config
@@ -44,7 +47,11 @@ def main() -> None:
 @click.option(
     "--first-gpu", type=click.IntRange(0), default=0, show_default=True, help="its index on the board"
 )
-@click.option("--model", type=click.Choice(sorted(MODELS)), default="llama-3.1-8b", show_default=True)
+@click.option("--model", default="llama-3.1-8b", show_default=True, help="see `models`")
+@click.option(
+    "--model-card", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="instead of --model"
+)
+@click.option("--task", default=None, help="whose measurements a measured model follows; default: the first")
 @click.option("--served-model-name", default=None, help="default: the model's name")
 @click.option("--max-num-seqs", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), default=8192, show_default=True)
@@ -67,6 +74,8 @@ def serve(
     gpus: int,
     first_gpu: int,
     model: str,
+    model_card: Path | None,
+    task: str | None,
     served_model_name: str | None,
     max_num_seqs: int,
     max_num_batched_tokens: int,
@@ -79,10 +88,10 @@ def serve(
     seed: int,
 ) -> None:
     """Serve until SIGTERM. Prints one line when ready."""
-    card = MODELS[model]
-    blocks = kv_blocks or cards.kv_blocks(card, GPUS[gpu], gpus)
+    offer = _offer(model, model_card, gpu, gpus, task)
+    card, blocks = offer.card, kv_blocks or offer.kv_blocks
     if blocks < 1:
-        raise click.UsageError(f"{model} does not fit into the memory of {gpus} x {gpu}")
+        raise click.UsageError(f"{card.name} does not fit into the memory of {gpus} x {gpu}")
     length = max_model_len or min(card.max_model_len, blocks * BLOCK_TOKENS)
     if length > blocks * BLOCK_TOKENS:
         raise click.UsageError(f"one request of {length} tokens would not fit into {blocks} KV blocks")
@@ -92,7 +101,7 @@ def serve(
         curve = boards.Board.attach(board)
     if len(curve) < first_gpu + gpus:
         raise click.UsageError(f"the board has {len(curve)} GPUs, {first_gpu + gpus} are needed")
-    name = served_model_name or model
+    name = served_model_name or (model if model_card is None else card.name)
     scheduler = Scheduler(
         kv_blocks=blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
     )
@@ -111,6 +120,7 @@ def serve(
             gpu_indices=range(first_gpu, first_gpu + gpus),
             scheduler=scheduler,
             metrics=metrics,
+            physics=offer.physics,
             seed=seed,
             log_iterations=log_iterations,
         )
@@ -120,6 +130,28 @@ def serve(
 
     with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
         runner.run(serve_both())
+
+
+def _offer(model: str, model_card: Path | None, gpu: str, gpus: int, task: str | None) -> Offer:
+    if model_card is not None:
+        try:
+            return catalog.from_file(model_card, gpu, gpus)
+        except CardError as error:
+            raise click.UsageError(str(error)) from error
+    if model not in catalog.names():
+        raise click.UsageError(f"no model {model!r}: `python -m simulator models` lists them")
+    try:
+        return catalog.offer(model, gpu, gpus, task)
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from error
+
+
+@main.command()
+def models() -> None:
+    """List the models, and on which GPUs and at which tasks the measured ones were measured."""
+    for name in catalog.names():
+        measured = sorted(key[1:] for key in profiles() if key[0] == name)
+        print(name, *(f"{gpus}x{gpu}:{task}" for gpu, gpus, task in measured))
 
 
 class _Server(uvicorn.Server):

@@ -7,6 +7,7 @@ have no text, only a length. Times are in seconds since the beginning, energies 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -78,10 +79,11 @@ class VirtualEngine:
         self._energy_j = 0.0
         self._idle_j = 0.0
 
-    def run(self, jobs: Iterable[Job], tail_s: float = 0.0) -> Course:
+    def run(self, jobs: Iterable[Job], tail_s: float = 0.0, filled: bool = False) -> Course:
         """Serve all jobs to their end, then idle for `tail_s`.
 
-        Raises ValueError for one that could outgrow the KV cache.
+        `filled`: the first step takes in the prompts of all that are there, however long, so that the batch
+        is full after it. Raises ValueError for a job that could outgrow the KV cache.
         """
         arriving = sorted(jobs, key=lambda job: job.arrives_s)
         position = 0
@@ -94,6 +96,12 @@ class VirtualEngine:
                 if next_s is None:
                     break
                 self._idle(next_s)
+            elif filled:
+                filled = False
+                usual = self._scheduler.max_num_batched_tokens
+                self._scheduler.max_num_batched_tokens = sys.maxsize
+                self._step()
+                self._scheduler.max_num_batched_tokens = usual
             elif quiet := self._scheduler.quiet_steps():
                 self._skip(quiet, next_s)
             else:

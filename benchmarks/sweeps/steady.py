@@ -3,7 +3,8 @@
 The paper sends all requests at once and measures from when max_num_seqs of them have their first token until
 so few are left that the batch may not be full. A long time after such a start the requests in the batch are
 at all stages of their answers, long answers more often than short ones. Here the run begins in that state,
-to be short: the first ones have part of their answer behind them, as one prompt with it.
+to be short: the first ones have part of their answer behind them, as one prompt with it, and the first step
+takes in all of these.
 """
 
 from __future__ import annotations
@@ -63,10 +64,9 @@ def run(lengths: Profile, physics: Physics, gpus: Gpus, max_num_seqs: int, seed:
         Job(QUIET_S, draw_prompt(pick, lengths.prompt_tokens), draw_answer(pick, parts)) for _ in range(fresh)
     ]
     scheduler = Scheduler(kv_blocks=gpus.kv_tokens // BLOCK_TOKENS, max_num_seqs=max_num_seqs)
-    course = VirtualEngine(physics, scheduler, gpus.idle_power_w).run(jobs, TAIL_S)
-    first_s = np.sort(course.step_end_s[[job.first_step for job in jobs]])
+    course = VirtualEngine(physics, scheduler, gpus.idle_power_w).run(jobs, TAIL_S, filled=True)
     last_s = np.sort(course.step_end_s[[job.last_step for job in jobs]])
-    begin_s, end_s = float(first_s[full - 1]), float(last_s[fresh - 1])
+    begin_s, end_s = float(course.step_end_s[0]), float(last_s[fresh - 1])
     inside = (course.step_end_s > begin_s) & (course.step_end_s <= end_s)
     tokens = float(course.step_tokens[inside].sum())
     energy_j = float(np.diff(course.energy_at(np.array([begin_s, end_s])))[0])

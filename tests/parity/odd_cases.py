@@ -97,7 +97,7 @@ def _wrong_values(model: str) -> list[Case]:
         *chat("n of 0", n=0),
         *chat("greedy with several choices", n=2),
         *chat("tool_choice without tools", tool_choice="required"),
-        *chat("prompt too long", messages=[{"role": "user", "content": "energy " * 2100}]),
+        *chat("prompt too long", messages=[{"role": "user", "content": "energy " * 17_000}]),
         *(
             Case(
                 name=f"wrong: {name}",
@@ -109,8 +109,8 @@ def _wrong_values(model: str) -> list[Case]:
                 ("prompt missing", {"prompt": None}),
                 ("prompt empty", {"prompt": ""}),
                 ("no prompts", {"prompt": []}),
-                ("too many prompt tokens", {"prompt": [20] * 2100}),
-                ("too many prompt tokens, streamed", {"prompt": [20] * 2100, "stream": True}),
+                ("too many prompt tokens", {"prompt": [20] * 17_000}),
+                ("too many prompt tokens, streamed", {"prompt": [20] * 17_000, "stream": True}),
                 ("token id unknown", {"prompt": [999_999]}),
             )
         ),

@@ -31,9 +31,6 @@ WORKERS = 2
 QUICK_GPU_S = 80.0
 """GPUs x seconds up to which a quick run goes through the ledger."""
 
-CARD_RUNG = 512
-"""Largest rung that is also computed by the card alone: larger ones take long."""
-
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -73,7 +70,7 @@ def sweep(todo: list[tuple[Profile, Point]], ledger_gpu_s: float, whole: bool) -
             given.append(rung)
             if card is not None:
                 left_out.append(card)
-            elif rung.point.max_num_seqs <= CARD_RUNG:
+            else:
                 skipped += 1
             if whole:
                 print(f"{done} of {len(todo)} rungs", file=sys.stderr, flush=True)
@@ -86,8 +83,7 @@ def sweep(todo: list[tuple[Profile, Point]], ledger_gpu_s: float, whole: bool) -
 
 def _both(task: tuple[Profile, Point, float]) -> tuple[Rung, Rung | None]:
     profile, point, ledger_gpu_s = task
-    card = by_card(profile, point) if point.max_num_seqs <= CARD_RUNG else None
-    return measured(profile, point, ledger_gpu_s), card
+    return measured(profile, point, ledger_gpu_s), by_card(profile, point)
 
 
 if __name__ == "__main__":

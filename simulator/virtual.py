@@ -23,13 +23,20 @@ Floats = NDArray[np.float64]
 @dataclass(eq=False, slots=True)
 class Job:
     """One request. It makes a token in every step of its `spans` (first and last step, both included): more
-    than one span where it was preempted in between."""
+    than one span where it was preempted in between. `cut`: it had not ended when the run did.
+    """
 
     arrives_s: float
     prompt_tokens: int
     answer_tokens: int
     spans: list[tuple[int, int]] = field(default_factory=list)
     preemptions: int = 0
+    cut: bool = False
+
+    @property
+    def made(self) -> int:
+        """Tokens that it has made."""
+        return sum(last - first + 1 for first, last in self.spans)
 
     @property
     def first_step(self) -> int:
@@ -75,19 +82,23 @@ class VirtualEngine:
         self._times: list[Floats] = [np.zeros(1)]
         self._energies: list[Floats] = [np.zeros(1)]
         self._steps = 0
+        self._left = 0  # so many have to end yet
         self._now_s = 0.0
         self._energy_j = 0.0
         self._idle_j = 0.0
 
-    def run(self, jobs: Iterable[Job], tail_s: float = 0.0, filled: bool = False) -> Course:
-        """Serve all jobs to their end, then idle for `tail_s`.
+    def run(
+        self, jobs: Iterable[Job], tail_s: float = 0.0, *, filled: bool = False, enough: int | None = None
+    ) -> Course:
+        """Serve all jobs to their end (or cut them off when `enough` have ended), then idle for `tail_s`.
 
         `filled`: the first step takes in the prompts of all that are there, however long, so that the batch
         is full after it. Raises ValueError for a job that could outgrow the KV cache.
         """
         arriving = sorted(jobs, key=lambda job: job.arrives_s)
         position = 0
-        while True:
+        self._left = len(arriving) if enough is None else min(enough, len(arriving))
+        while self._left > 0:
             while position < len(arriving) and arriving[position].arrives_s <= self._now_s:
                 self._submit(arriving[position], position)
                 position += 1
@@ -106,6 +117,7 @@ class VirtualEngine:
                 self._skip(quiet, next_s)
             else:
                 self._step()
+        self._cut(arriving[position:])
         self._idle(self._now_s + tail_s)
         return Course(
             arriving,
@@ -122,6 +134,17 @@ class VirtualEngine:
         sequence = Sequence(job.prompt_tokens, job.answer_tokens, tokens)
         self._scheduler.add(sequence)
         self._jobs[sequence] = job
+
+    def _cut(self, late: list[Job]) -> None:
+        """Everybody still here goes, and who has not come need not."""
+        for sequence, job in self._jobs.items():
+            self._scheduler.abort(sequence)
+            job.cut = True
+            if (first := self._open.pop(sequence, None)) is not None:
+                job.spans.append((first, self._steps - 1))
+        self._jobs.clear()
+        for job in late:
+            job.cut = True
 
     def _idle(self, until_s: float) -> None:
         idle_j = self._idle_w * (until_s - self._now_s)
@@ -167,6 +190,7 @@ class VirtualEngine:
         for sequence in (*step.decode, *(prefill.sequence for prefill in step.prefill if prefill.last)):
             if sequence.output_tokens >= sequence.limit:
                 self._jobs.pop(sequence).spans.append((self._open.pop(sequence), self._steps))
+                self._left -= 1
 
     def _took(self, took_s: Floats, drew_j: Floats, tokens: int) -> None:
         """Steps have run: the clock, the curve."""

@@ -54,7 +54,7 @@ class Steady:
 
 def run(lengths: Profile, physics: Physics, gpus: Gpus, max_num_seqs: int, seed: int = 1) -> Steady:
     """Serve with at most `max_num_seqs` sequences at a time: a batch at all stages, then fresh requests as
-    others end, then to the end of all. Lengths of prompts and answers are those of the profile."""
+    others end; who is left is cut off. Lengths of prompts and answers are those of the profile."""
     pick = random.Random(seed)
     parts = answer_tokens(lengths.task, lengths.model, lengths.answer_tokens)
     full = max(1, min(max_num_seqs, int(gpus.kv_tokens / lengths.context_tokens)))
@@ -64,9 +64,8 @@ def run(lengths: Profile, physics: Physics, gpus: Gpus, max_num_seqs: int, seed:
         Job(QUIET_S, draw_prompt(pick, lengths.prompt_tokens), draw_answer(pick, parts)) for _ in range(fresh)
     ]
     scheduler = Scheduler(kv_blocks=gpus.kv_tokens // BLOCK_TOKENS, max_num_seqs=max_num_seqs)
-    course = VirtualEngine(physics, scheduler, gpus.idle_power_w).run(jobs, TAIL_S, filled=True)
-    last_s = np.sort(course.step_end_s[[job.last_step for job in jobs]])
-    begin_s, end_s = float(course.step_end_s[0]), float(last_s[fresh - 1])
+    course = VirtualEngine(physics, scheduler, gpus.idle_power_w).run(jobs, TAIL_S, filled=True, enough=fresh)
+    begin_s, end_s = float(course.step_end_s[0]), float(course.step_end_s[-1])
     inside = (course.step_end_s > begin_s) & (course.step_end_s <= end_s)
     tokens = float(course.step_tokens[inside].sum())
     energy_j = float(np.diff(course.energy_at(np.array([begin_s, end_s])))[0])

@@ -169,13 +169,12 @@ def _reads(course: Course, gpus: int, number: int) -> CounterReads:
 def _events(course: Course, model: cards.ModelCard, reads: list[CounterReads]) -> list[AnyEvent]:
     timed: Timed = []
     for number, job in enumerate(course.jobs):
-        end_s = float(course.step_end_s[job.last_step])
-        first_s = float(course.step_end_s[job.first_step])
-        timed += [
-            (job.arrives_s, 0, _started(number, job)),
-            (first_s, 1, FirstToken(t_us=_micros(first_s), handle=number + 1)),
-            (end_s, 4, _finished(number, job, end_s)),
-        ]
+        end_s = float(course.step_end_s[-1 if job.cut else job.last_step])
+        timed.append((job.arrives_s, 0, _started(number, job)))
+        timed.append((end_s, 4, _finished(number, job, end_s)))
+        if job.spans:
+            first_s = float(course.step_end_s[job.first_step])
+            timed.append((first_s, 1, FirstToken(t_us=_micros(first_s), handle=number + 1)))
     timed += _ticks(course)
     for read in reads:
         timed += _pieces(read)
@@ -221,6 +220,8 @@ def _started(number: int, job: Job) -> RequestStarted:
 
 
 def _finished(number: int, job: Job, end_s: float) -> RequestFinished:
+    if job.cut:  # its client went away: no usage is told
+        return RequestFinished(t_us=_micros(end_s), handle=number + 1, status="aborted")
     return RequestFinished(
         t_us=_micros(end_s),
         handle=number + 1,

@@ -51,7 +51,7 @@ def test_a_tight_cache_preempts_and_still_serves_everyone() -> None:
     assert sum(job.preemptions for job in course.jobs) > 0
     assert any(len(job.spans) > 1 for job in course.jobs)
     for job in course.jobs:
-        assert sum(last - first + 1 for first, last in job.spans) == job.answer_tokens
+        assert job.made == job.answer_tokens
 
 
 def test_every_token_is_made_in_one_step() -> None:
@@ -84,3 +84,25 @@ def test_what_could_outgrow_the_cache_is_refused() -> None:
     engine = VirtualEngine(CardPhysics(LLAMA_8B, H100, 1), Scheduler(kv_blocks=2), IDLE_W)
     with pytest.raises(ValueError, match="outgrow"):
         engine.run([Job(0.0, 10, 2 * BLOCK_TOKENS)])
+
+
+def test_when_enough_have_ended_the_rest_is_cut_off() -> None:
+    scheduler = Scheduler(kv_blocks=150, max_num_seqs=12)
+    engine = VirtualEngine(CardPhysics(LLAMA_8B, H100, 1), scheduler, IDLE_W)
+    course = engine.run(jobs(1), enough=20)
+    ended = [job for job in course.jobs if not job.cut]
+    assert 20 <= len(ended) < 20 + 12
+    assert all(job.made == job.answer_tokens for job in ended)
+    assert all(job.made < job.answer_tokens for job in course.jobs if job.cut)
+    assert sum(job.made for job in course.jobs) == course.step_tokens.sum()
+    assert not scheduler.busy
+    assert scheduler.cache.held == 0
+
+
+def test_a_filled_batch_has_its_first_tokens_after_one_step() -> None:
+    scheduler = Scheduler(kv_blocks=10_000, max_num_seqs=12, max_num_batched_tokens=64)
+    many = [Job(0.0, 500, 50) for _ in range(15)]
+    course = VirtualEngine(CardPhysics(LLAMA_8B, H100, 1), scheduler, IDLE_W).run(many, filled=True)
+    assert [job.first_step for job in course.jobs[:12]] == [0] * 12
+    assert scheduler.max_num_batched_tokens == 64
+    assert course.jobs[12].first_step > 49

@@ -8,7 +8,7 @@ from pathlib import Path
 from accounting.journal import JournalError, Segment, cut_torn_tail, segment_paths
 from accounting.ledger import Ledger
 from accounting.ledger.state import LedgerState
-from accounting.records import Output
+from accounting.records import Output, RequestRecord
 
 
 class Replay:
@@ -42,8 +42,12 @@ def replay(path: Path) -> Iterator[Output]:
     yield from Replay(path).outputs()
 
 
+HOSTS = "hosts"
+"""All hosts together: a record says what it has of them in one sum."""
+
+
 def owed_uj(state: LedgerState) -> dict[str, int]:
-    """By GPU: what its books gave to requests that their records, corrections included, do not have yet.
+    """By GPU, and HOSTS: what books gave to requests that their records, corrections included, have not yet.
 
     That is what those without a record were charged, and what corrections that are still to come will bring.
     """
@@ -55,7 +59,13 @@ def owed_uj(state: LedgerState) -> dict[str, int]:
             owed[gpu] = owed.get(gpu, 0) + prefill_uj + decode_uj
         for share in told.recorded.shares if told.recorded is not None else ():
             owed[share.gpu] = owed.get(share.gpu, 0) - share.prefill_uj - share.decode_uj
+        if host_uj := int(request.numbers.get("host_uj", 0)) - _host_uj(told.recorded):
+            owed[HOSTS] = owed.get(HOSTS, 0) + host_uj
     return owed
+
+
+def _host_uj(record: RequestRecord | None) -> int:
+    return (record.host_uj or 0) if record is not None else 0
 
 
 def _hear(

@@ -183,6 +183,7 @@ async def _start(
         },
     )
     app.state.front = relay.front
+    app.state.pue = settings.pue
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
     metrics.observe(accountant, backends, access_log, telemetry)

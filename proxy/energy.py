@@ -20,9 +20,25 @@ def attribution_method(record: RequestRecord) -> str:
     return "/".join(parts)
 
 
-def energy_object(record: RequestRecord) -> dict[str, object]:
-    """The object beside `usage`. Energies are None where nothing could be measured."""
-    energy = record.energy_uj
+def facility_joules(record: RequestRecord, pue: float | None) -> float | None:
+    """What the building drew for the request: (GPUs + host) x PUE, in joules.
+
+    None where any of the three is not known, or GPUs or host were not measured all the time: a sum without a
+    part of it would pass for the whole.
+    """
+    whole = record.unmeasured_us == 0 and record.host_unmeasured_us == 0
+    if pue is None or record.energy_uj is None or record.host_uj is None or not whole:
+        return None
+    return (record.energy_uj + record.host_uj) * pue / UJ_PER_JOULE
+
+
+def energy_object(record: RequestRecord, pue: float | None = None) -> dict[str, object]:
+    """The object beside `usage`. Energies are None where nothing could be measured.
+
+    `pue` is the building's power usage effectiveness; with it the object has the facility's joules.
+    """
+    energy, host = record.energy_uj, record.host_uj
+    facility = {} if pue is None else {"facility_joules": facility_joules(record, pue), "pue": pue}
     seconds = (record.finished_us - record.started_us) / 1e6
     return {
         "energy_joules": None if energy is None else energy / UJ_PER_JOULE,
@@ -32,12 +48,15 @@ def energy_object(record: RequestRecord) -> dict[str, object]:
         "attribution_method": attribution_method(record),
         "state": record.state,
         "uncertainty_joules": None if record.uncertainty_uj is None else record.uncertainty_uj / UJ_PER_JOULE,
+        "host_joules": None if host is None else host / UJ_PER_JOULE,
+        "host_method": record.host_method,
+        **facility,
         "request_id": record.request_id,
     }
 
 
-def energy_json(record: RequestRecord) -> bytes:
-    return msgspec.json.encode(energy_object(record))
+def energy_json(record: RequestRecord, pue: float | None = None) -> bytes:
+    return msgspec.json.encode(energy_object(record, pue))
 
 
 def splice(document: bytes, key: str, value: bytes) -> bytes:

@@ -274,7 +274,8 @@ class Exchange:
                 self._leave()
                 self._connect(fresh=False)
                 return
-        line, account, energy = self._line, self._account, self._relay.energy
+        line, account, relay = self._line, self._account, self._relay
+        energy, pue = relay.energy, relay.pue
         assert line is not None
         account.http_status = status
         kind = answer.header(b"content-type") or b""
@@ -282,10 +283,11 @@ class Exchange:
         passing: Passing
         if kind.startswith(b"text/event-stream"):
             passing = StreamPassing(
-                answer, self._reply, account, line, fingerprint, energy, forced=self._forced
+                answer, self._reply, account, line, fingerprint, energy, pue, forced=self._forced
             )
         elif account.kept and b"json" in kind:
-            passing = DocumentPassing(answer, self._reply, account, self._backend.id, fingerprint, energy)
+            name = self._backend.id
+            passing = DocumentPassing(answer, self._reply, account, name, fingerprint, energy, pue)
         else:
             passing = PlainPassing(answer, self._reply, account)
         self._passing = passing

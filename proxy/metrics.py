@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from accounting.events import AnyEvent
-from accounting.records import BookEntry, Correction, Output, RequestRecord
+from accounting.records import BookEntry, Correction, Output, RequestRecord, boundary_of
 from accounting.service import Accountant
 from proxy import settings_observe as settings
 from proxy.access_log import AccessLog
@@ -31,6 +31,7 @@ PER_TOKEN_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.
 
 ENGINE = ("backend", "model")
 PAYER = (*ENGINE, "tenant")
+DEVICE = ("gpu", "boundary")
 SERVED = ("gen_ai_operation_name", "gen_ai_request_model", "tenant")
 
 
@@ -44,6 +45,9 @@ class Metrics:
         self._requests = self._counters("requests", "Requests ended, by how.", (*PAYER, "status"))
         self._joules = self._counters(
             "request_energy_joules", "GPU energy charged to requests, by phase.", (*PAYER, "phase")
+        )
+        self._host_joules = self._counters(
+            "request_host_joules", "Energy of hosts charged to requests, not in theirs.", (*PAYER, "method")
         )
         self._tokens = self._counters("tokens", "Tokens as engines reported them.", (*PAYER, "type"))
         self._unmeasured = self._counters(
@@ -86,13 +90,14 @@ class Metrics:
         )
         self._books = self._counters(
             "books_joules",
-            "Energy of each GPU by where it went; measured = requests + idle + unobserved + unmeasured.",
-            ("gpu", "part"),
+            "Energy of each GPU and host by where it went:"
+            " measured = requests + idle + unobserved + unmeasured.",
+            (*DEVICE, "part"),
         )
         self._uncovered = self._counters(
-            "books_uncovered_seconds", "Time of each GPU whose energy is not known.", ("gpu",)
+            "books_uncovered_seconds", "Time of each GPU and host whose energy is not known.", DEVICE
         )
-        self._unbalanced = self._counters("books_unbalanced", "Intervals out of balance.", ("gpu",))
+        self._unbalanced = self._counters("books_unbalanced", "Intervals out of balance.", DEVICE)
         self._gpus = GpuMetrics()
         self.registry.register(Shown(self._gpus.collect))
 
@@ -149,10 +154,11 @@ class Metrics:
             "unobserved": entry.unobserved_uj,
             "unmeasured": entry.unmeasured_uj,
         }
+        device = entry.gpu, boundary_of(entry.gpu)
         for part, energy_uj in parts.items():
-            self._books.values[entry.gpu, part] += energy_uj / 1e6
-        self._uncovered.values[entry.gpu,] += (entry.t1_us - entry.t0_us - entry.covered_us) / 1e6
-        self._unbalanced.values[entry.gpu,] += 2 * parts["measured"] != sum(parts.values())
+            self._books.values[(*device, part)] += energy_uj / 1e6
+        self._uncovered.values[device] += (entry.t1_us - entry.t0_us - entry.covered_us) / 1e6
+        self._unbalanced.values[device] += 2 * parts["measured"] != sum(parts.values())
 
     def _request(self, record: RequestRecord) -> None:
         status, tokens = record.status, record.completion_tokens
@@ -166,6 +172,8 @@ class Metrics:
         if record.prefill_uj is not None and record.decode_uj is not None:
             self._joules.values[(*payer, "prefill")] += record.prefill_uj / 1e6
             self._joules.values[(*payer, "decode")] += record.decode_uj / 1e6
+        if record.host_uj is not None:
+            self._host_joules.values[(*payer, record.host_method or "")] += record.host_uj / 1e6
         counted = (("prompt", record.prompt_tokens), ("cached", record.cached_tokens), ("completion", tokens))
         for kind, count in counted:
             if count is not None:

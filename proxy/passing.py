@@ -50,7 +50,7 @@ def answer_headers(answer: Answer, request_id: str) -> Headers:
 class StreamPassing:
     """Server-sent events: forward, count, change the tail."""
 
-    __slots__ = ("_account", "_events", "_line", "_reply", "_visible")
+    __slots__ = ("_account", "_events", "_line", "_pue", "_reply", "_visible")
 
     def __init__(
         self,
@@ -60,12 +60,13 @@ class StreamPassing:
         line: Line,
         fingerprint: Fingerprint,
         energy: Energy,
+        pue: float | None,
         *,
         forced: bool,
     ) -> None:
         show = energy.in_streams
         self._reply, self._account, self._line = reply, account, line
-        self._visible = show != "never"
+        self._visible, self._pue = show != "never", pue
         self._events = EventStream(
             fingerprint,
             self._close,
@@ -121,13 +122,13 @@ class StreamPassing:
         else:
             account.status, account.error = "engine_error", "the stream ended without a finish_reason"
         record = account.close()
-        return energy_json(record) if record is not None and self._visible else None
+        return energy_json(record, self._pue) if record is not None and self._visible else None
 
 
 class DocumentPassing:
     """A JSON body: read whole, given its energy, sent on."""
 
-    __slots__ = ("_account", "_answer", "_backend_id", "_fingerprint", "_parts", "_reply", "_show")
+    __slots__ = ("_account", "_answer", "_backend_id", "_fingerprint", "_parts", "_pue", "_reply", "_show")
 
     def __init__(
         self,
@@ -137,9 +138,11 @@ class DocumentPassing:
         backend_id: str,
         fingerprint: Fingerprint,
         energy: Energy,
+        pue: float | None,
     ) -> None:
         self._answer, self._reply, self._account = answer, reply, account
-        self._backend_id, self._fingerprint, self._show = backend_id, fingerprint, energy.in_answers
+        self._backend_id, self._fingerprint = backend_id, fingerprint
+        self._show, self._pue = energy.in_answers, pue
         self._parts: list[bytes] = []
 
     def pieces(self, data: bytes) -> None:
@@ -161,7 +164,7 @@ class DocumentPassing:
         record = account.close()
         has_usage = parsed is not None and parsed.usage is not None and answer.status < 300
         if record is not None and has_usage and self._show:
-            body = splice(body, "energy", energy_json(record))
+            body = splice(body, "energy", energy_json(record, self._pue))
         headers = answer_headers(answer, account.ask.request_id)
         self._reply.whole(answer.status, headers, body, reason=answer.reason)
 

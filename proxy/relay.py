@@ -39,6 +39,7 @@ class Relay:
         """`relayed`: whether a path is for an engine."""
         self.backends, self.accountant = backends, accountant
         self.energy, self.timeouts = settings.energy, settings.timeouts
+        self.pue = settings.pue
         self.max_body_bytes = int(settings.server.max_body_mb * 1_000_000)
         self._limits = Limits.of(settings.server)
         self.telemetry, self._traces, self._access_log = telemetry, traces, access_log

@@ -1,9 +1,10 @@
-"""The books of one GPU, interval by interval, beside the requests that were charged in them.
+"""The books of one GPU or host, interval by interval, beside the requests that were charged in them.
 
 Where an interval had no request, all that were charged before it have ended, and what they got is what the
 books gave: their sums are compared there. Corrections still move energy between requests until nothing more
 can be told of any, LATE_US after the last has ended: so the sums are compared when all was quiet for so long.
-What came after the last such time is left to the comparison with the journal.
+What came after the last such time is left to the comparison with the journal. So are the sums where there are
+several hosts: a record has their sum only.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Literal
 from accounting.audit.report import EXAMPLES, Gap, GpuSums, Report
 from accounting.ledger.intervals import INTERVAL_US
 from accounting.ledger.settle import LATE_US
+from accounting.records import boundary_of
 from accounting.store.audit_queries import Charge, Snapshot
 
 RESTART_US = 2_000_000
@@ -28,8 +30,13 @@ and some quiet, and corrections are told as the next one is settled."""
 
 def audit_books(store: Snapshot, report: Report, advance: Callable[[int], None]) -> None:
     alone = len(store.journals()) < 2
-    for gpu in store.gpus():
-        walk = _Walk(gpu, store.charges(gpu), report, alone)
+    devices = store.gpus()
+    hosts = [device for device in devices if boundary_of(device) == "host"]
+    for gpu in devices:
+        if gpu in hosts:
+            walk: _Walk = _HostWalk(gpu, store.host_charges() if len(hosts) == 1 else None, report, alone)
+        else:
+            walk = _Walk(gpu, store.charges(gpu), report, alone)
         for done, row in enumerate(store.books(gpu), start=1):
             walk.interval(row)
             if done % 1000 == 0:
@@ -192,3 +199,30 @@ class _Walk:
             self._report.gaps.append(Gap(self.sums.gpu, t0_us, t1_us, seconds, judgement, why))
         if judgement == "suspicious":
             self._report.add("book-gap", f"{self.sums.gpu} at {t0_us}", f"{seconds:.1f} s, {why}")
+
+
+class _HostWalk(_Walk):
+    """The same for a host, without `charges` for its own books only.
+
+    A host's meter may come up, and go for good, while requests are in flight: they have none of its energy
+    then, and say so.
+    """
+
+    def __init__(self, host: str, charges: Iterator[Charge] | None, report: Report, alone: bool) -> None:
+        super().__init__(host, iter(()) if charges is None else charges, report, alone)
+        self._compares = charges is not None
+
+    def _start(self, t_us: int) -> None:
+        self._take(t_us)
+
+    def _gap(self, t0_us: int, t1_us: int) -> None:
+        self._take(t1_us)
+        self.sums.gaps += 1
+        self.sums.gaps_us += t1_us - t0_us
+
+    def _compare(self, when: str) -> None:
+        if self._compares:
+            super()._compare(when)
+
+    def _outside(self, charge: Charge, how: str) -> None:
+        """That is no fault here."""

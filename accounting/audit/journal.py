@@ -18,8 +18,16 @@ from typing import Any
 from accounting.audit.report import EXAMPLES, Finding, JournalSums, Report
 from accounting.journal import segment_paths
 from accounting.ledger.state import LedgerState
-from accounting.records import BookEntry, Correction, GpuShare, Output, RequestRecord, corrected
-from accounting.replay import Replay, owed_uj
+from accounting.records import (
+    BookEntry,
+    Correction,
+    GpuShare,
+    Output,
+    RequestRecord,
+    boundary_of,
+    corrected,
+)
+from accounting.replay import HOSTS, Replay, owed_uj
 from accounting.store.audit_queries import Snapshot
 from accounting.store.schema import stored_text
 from accounting.store.statements import BOOK_FIELDS, CORRECTION_FIELDS, ERROR_TEXT_LIMIT, REQUEST_FIELDS
@@ -70,7 +78,7 @@ class _Seen:
         """By GPU: where its first entry begins."""
         self.first_request_us: int | None = None
         self.owed_uj: Counter[str] = Counter()
-        """By GPU: what books gave to requests, without what records and corrections gave them."""
+        """By GPU, and HOSTS: what books gave to requests, without what records and corrections gave them."""
 
     def put(self, outputs: Sequence[Output]) -> None:
         for output in outputs:
@@ -78,12 +86,14 @@ class _Seen:
                 self.intervals += 1
                 self._file.execute("INSERT OR IGNORE INTO books VALUES (?, ?)", (output.gpu, output.t0_us))
                 self.first_us.setdefault(output.gpu, output.t0_us)
-                self.owed_uj[output.gpu] += output.requests_uj
+                device = HOSTS if boundary_of(output.gpu) == "host" else output.gpu
+                self.owed_uj[device] += output.requests_uj
                 continue
             if isinstance(output, RequestRecord):
                 self._file.execute("INSERT OR IGNORE INTO uids VALUES (?)", (stored_text(output.uid),))
                 first = self.first_request_us
                 self.first_request_us = min(output.started_us, output.started_us if first is None else first)
+                self.owed_uj[HOSTS] -= output.host_uj or 0
             for share in output.shares:
                 self.owed_uj[share.gpu] -= share.prefill_uj + share.decode_uj
 
@@ -231,8 +241,8 @@ def _check_sums(seen: _Seen, journal: Replay, report: Report) -> None:
 def _untold(store: Snapshot, seen: _Seen, begins: LedgerState, report: Report) -> None:
     """What is stored of the journal's time and GPUs, and not told by it."""
     from_us: dict[str, int] = dict(seen.first_us)
-    for gpu, state in begins.gpus.items():
-        from_us[gpu] = state.settled_us
+    from_us |= {gpu: state.settled_us for gpu, state in begins.gpus.items()}
+    from_us |= {host: state.settled_us for host, state in begins.hosts.items()}
     for gpu, t_us in from_us.items():
         for t0_us in store.book_starts(gpu, t_us):
             if not seen.has_book(gpu, t0_us):

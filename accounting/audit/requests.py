@@ -68,9 +68,12 @@ def _check(row: Any, shares: Sequence[Any], report: Report) -> None:
         what = f"prefill {row.prefill_uj}, decode {row.decode_uj} uJ; its shares sum to {prefill}, {decode}"
         report.add("request-sum", where, what)
     figures = [row.prefill_uj, row.decode_uj, row.dynamic_uj, row.uncertainty_uj, row.unmeasured_us]
+    figures += [row.host_uj, row.host_unmeasured_us]
     figures += [uj for share in shares for uj in (share.prefill_uj, share.decode_uj)]
     if any(figure is not None and figure < 0 for figure in figures):
         report.add("request-range", where, "has a negative energy or time")
+    if (row.host_uj is None) != (row.host_method is None):
+        report.add("request-state", where, f"has host energy {row.host_uj}, read by {row.host_method!r}")
     if row.finished_us < row.started_us:
         report.add("request-range", where, f"ends {row.started_us - row.finished_us} us before it starts")
     if row.state != "final":

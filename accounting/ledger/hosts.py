@@ -267,7 +267,9 @@ def _split(host: HostState, entry: BookEntry, given: _Waiting, flights: Flights,
     entry.requests_uj = energy_uj - entry.idle_uj - entry.unobserved_uj
     mine, covered_us = rows[there], covered_us[there]
     flights.host_uj[mine] += parts[:-2]
-    known_us = np.maximum(covered_us * span.covered_us // INTERVAL_US, covered_us > 0)
+    # Of two GPUs one may have been away: what the other one brought counts, though most of the time does not.
+    some = (covered_us > 0) | (parts[:-2] > 0)
+    known_us = np.maximum(covered_us * span.covered_us // INTERVAL_US, some)
     flights.host_covered_us[mine] += known_us
     flights.host_estimated[mine[known_us > 0]] |= host.method == "estimate"
     if span.covered_us == INTERVAL_US:

@@ -98,6 +98,12 @@ class Snapshot:
             streams.append(map(Charge._make, self._stream(unpaid)))
         return heapq.merge(*streams, key=lambda charge: charge.started_us)
 
+    def host_charges(self) -> Iterator[Charge]:
+        """What requests were charged of hosts, whichever these are, in the order of their start."""
+        r = StoredRequest
+        charged = select(r.started_us, r.finished_us, r.uid, r.host_uj).where(r.host_uj.is_not(None))
+        return map(Charge._make, self._stream(charged.order_by(r.started_us)))
+
     def requests(self) -> Iterator[list[tuple[Any, list[Any]]]]:
         """Pages of requests with their shares, in the order of their uid."""
         query = select(StoredRequest.__table__).order_by(StoredRequest.uid)

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, case, fun
 from sqlalchemy.orm import InstrumentedAttribute
 
 from accounting.events import Status
-from accounting.records import GpuShare, RequestRecord
+from accounting.records import Boundary, GpuShare, RequestRecord, boundary_of
 from accounting.store.engine import StoreError, store_errors
 from accounting.store.schema import (
     StoredBook,
@@ -61,16 +61,18 @@ class Page:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BooksRow:
-    """The books of one GPU, summed over the intervals that start in a window or in a bucket of it.
+    """The books of one GPU or host, summed over the intervals that start in a window or in a bucket of it.
 
-    `gpu` is None for the sum over all GPUs, whose times are GPU time. `t0_us` is where the first of the
-    intervals starts, `t1_us` where the last ends. `covered_us` is what the counter covered of the intervals,
-    `not_covered_us` the rest of them; time that no interval took (joulegate was down) is in neither.
+    `gpu` is None for the sum over all devices of a `boundary`, whose times are device time. `t0_us` is where
+    the first of the intervals starts, `t1_us` where the last ends. `covered_us` is what the counter covered
+    of the intervals, `not_covered_us` the rest of them; time that no interval took (joulegate was down) is in
+    neither.
     `measured_uj` is None when nothing was covered. `balanced`: measured = requests + idle + unobserved +
     unmeasured holds in every single interval, not only in the sum.
     """
 
     gpu: str | None
+    boundary: Boundary
     bucket_us: int | None
     t0_us: int
     t1_us: int
@@ -87,10 +89,11 @@ class BooksRow:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """Rows by bucket, then GPU, and their sum (None when there is nothing to sum)."""
+    """Rows by bucket, then device; the sum over GPUs, and that over hosts (None where there are none)."""
 
     rows: list[BooksRow]
     total: BooksRow | None
+    host_total: BooksRow | None
 
 
 class StoreReader:
@@ -171,7 +174,7 @@ class StoreReader:
         if len(found) > MAX_BOOK_ROWS:
             raise TooManyRows(f"more than {MAX_BOOK_ROWS} rows: ask for a shorter time or wider buckets")
         rows = [_books_row(row) for row in found]
-        return Books(rows, _total(rows))
+        return Books(rows, _total(rows, "gpu"), _total(rows, "host"))
 
 
 def _requests() -> Select[Any]:
@@ -218,15 +221,18 @@ def _books_row(row: Row[Any]) -> BooksRow:
         name: None if value is None else int(value) for name, value in row._mapping.items() if name != "gpu"
     }
     bucket_us, unbalanced = numbers.pop("bucket_us", None), numbers.pop("unbalanced")
-    return BooksRow(gpu=row.gpu, bucket_us=bucket_us, balanced=unbalanced == 0, **numbers)
+    boundary = boundary_of(row.gpu)
+    return BooksRow(gpu=row.gpu, boundary=boundary, bucket_us=bucket_us, balanced=unbalanced == 0, **numbers)
 
 
-def _total(rows: Sequence[BooksRow]) -> BooksRow | None:
+def _total(all_rows: Sequence[BooksRow], boundary: Boundary) -> BooksRow | None:
+    rows = [row for row in all_rows if row.boundary == boundary]
     if not rows:
         return None
     measured = [row.measured_uj for row in rows if row.measured_uj is not None]
     return BooksRow(
         gpu=None,
+        boundary=boundary,
         bucket_us=None,
         t0_us=min(row.t0_us for row in rows),
         t1_us=max(row.t1_us for row in rows),

@@ -77,6 +77,9 @@ class StoredRequest(Base):
     meter: Mapped[str]
     simulated: Mapped[bool]
     state: Mapped[str]
+    host_uj: Mapped[int | None]
+    host_method: Mapped[str | None]
+    host_unmeasured_us: Mapped[int | None]
 
     # Lists come newest first, often of one tenant, model or backend: each index ends in the list's order.
     __table_args__ = (

@@ -133,7 +133,7 @@ def _wide_console() -> Console:
 
 def _sums(report: Report) -> Table:
     table = Table(title="Books, in joules")
-    table.add_column("GPU", overflow="fold")
+    table.add_column("device", overflow="fold")
     names = ("measured", "requests", "idle", "unobserved", "unmeasured", "shares", "not covered, s")
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)

@@ -11,14 +11,14 @@ import msgspec
 
 from accounting.final import final
 from accounting.journal import JournalError
-from accounting.records import BookEntry, Correction, Output, RequestRecord
-from accounting.replay import Replay, owed_uj
+from accounting.records import BookEntry, Boundary, Correction, Output, RequestRecord, boundary_of
+from accounting.replay import HOSTS, Replay, owed_uj
 from accounting.trace import TraceError, is_trace, replay_trace
 
 
 @dataclass
 class Totals:
-    """Sums over all GPUs and intervals, in microjoules. measured_uj is None while nothing was measured."""
+    """Sums over all GPUs, or all hosts, in microjoules. measured_uj is None while nothing was measured."""
 
     measured_uj: int | None = None
     requests_uj: int = 0
@@ -53,7 +53,8 @@ def line(output: Output) -> bytes:
 def command(path: Path) -> None:
     """Read the journal at PATH (a data directory, a journal directory or one segment) and print what the
     ledger makes of it: one JSON line per request with its final figures, corrections added, in the order they
-    settled, then one line with the books. The microjoules are the same as were stored while it was live.
+    settled, then one line with the books of the GPUs, and of hosts where there are any. The microjoules are
+    the same as were stored while it was live.
 
     Or read the trace at PATH (.jsonl or .jsonl.gz, docs/traces.md) and print id and joules of each request,
     then one line with where all the energy went.
@@ -71,23 +72,32 @@ def command(path: Path) -> None:
 
 def _journal(path: Path) -> None:
     journal = Replay(path)
-    totals, requests, records_uj = Totals(), 0, 0
+    totals: dict[Boundary, Totals] = {"gpu": Totals(), "host": Totals()}
+    records_uj: dict[Boundary, int] = {"gpu": 0, "host": 0}
+    requests = 0
     for output in final(journal.outputs()):
         if isinstance(output, BookEntry):
-            totals.add(output)
+            totals[boundary_of(output.gpu)].add(output)
             continue
-        records_uj += output.energy_uj or 0
+        records_uj["gpu"] += output.energy_uj or 0
         if isinstance(output, Correction):  # its request's line came long ago, or stood before this journal
             click.echo(b'{"correction":' + line(output) + b"}")
         else:
             requests += 1
+            records_uj["host"] += output.host_uj or 0
             click.echo(line(output))
-    owed_before_uj, owed_after_uj = (
-        sum(owed_uj(state).values()) for state in (journal.begins, journal.ledger.state)
-    )
-    sums = {"records_uj": records_uj, "owed_before_uj": owed_before_uj, "owed_after_uj": owed_after_uj}
-    books = {**vars(totals), "balanced": totals.balanced, "requests": requests, **sums}
-    click.echo(json.dumps({"books": books}))
+    before, after = owed_uj(journal.begins), owed_uj(journal.ledger.state)
+    of_hosts = before.pop(HOSTS, 0), after.pop(HOSTS, 0)
+    of_gpus = sum(before.values()), sum(after.values())
+    books = {"books": {**_sums(totals["gpu"], records_uj["gpu"], of_gpus), "requests": requests}}
+    if totals["host"].intervals:
+        books["host_books"] = _sums(totals["host"], records_uj["host"], of_hosts)
+    click.echo(json.dumps(books))
+
+
+def _sums(totals: Totals, records_uj: int, owed_uj: tuple[int, int]) -> dict[str, object]:
+    owed = {"owed_before_uj": owed_uj[0], "owed_after_uj": owed_uj[1]}
+    return {**vars(totals), "balanced": totals.balanced, "records_uj": records_uj, **owed}
 
 
 def _trace(path: Path) -> None:

@@ -104,7 +104,7 @@ def _tenants(console: Console, records: list[dict[str, Any]]) -> None:
 
 def _books(books: dict[str, Any]) -> Table:
     table = Table(title="The books, in microjoules", title_justify="left", box=None)
-    table.add_column("GPU")
+    table.add_column("device")
     for name in ("measured", "= requests", "+ idle", "+ unobserved", "+ unmeasured"):
         table.add_column(name, justify="right")
     table.add_column("balanced")

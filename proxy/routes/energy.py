@@ -2,26 +2,25 @@
 
     GET /v1/energy/requests/{id}   one request, by uid or request id
     GET /v1/energy/requests        pages of requests, newest first
-    GET /v1/energy/books           per GPU: measured = requests + idle + unobserved + unmeasured
+    GET /v1/energy/books           per GPU and host: measured = requests + idle + unobserved + unmeasured
 
-The figures come from `app.state.energy`, any `EnergyData`. Times are unix seconds with microseconds behind
-the point. Energies come twice: exact in integer microjoules (`_uj`) and handy in joules. null means "not
-known".
+The figures come from `app.state.energy`, any `EnergyData`, the factor on them from `app.state.pue`. What
+is answered is in `proxy/energy_views.py`.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Protocol, cast
 
 from fastapi import APIRouter, Query, Request
-from pydantic import BaseModel, Field
 
-from accounting.events import MeterMethod, Status
-from accounting.records import GpuShare, RequestRecord, TokensFrom
+from accounting.events import Status
+from accounting.records import RequestRecord
 from accounting.store.engine import StoreError
-from accounting.store.queries import Books, BooksRow, Cursor, Page, RequestFilter, TooManyRows
+from accounting.store.queries import Books, Cursor, Page, RequestFilter, TooManyRows
+from proxy.energy_views import BooksList, RequestList, RequestView, books_view, record_view
 from proxy.errors import ApiError, BadRequest, NotFound
 
 LATEST_S = 253_402_300_800.0
@@ -43,199 +42,6 @@ class EnergyData(Protocol):
 class StoreUnavailable(ApiError):
     status = 503
     default_code = "store_unavailable"
-
-
-# What is answered. The descriptions are the documentation that /docs shows.
-
-
-class ShareView(BaseModel):
-    gpu: str = Field(description="UUID of the GPU")
-    energy_uj: int = Field(description="this GPU's part of the request's energy, microjoules")
-    prefill_uj: int = Field(description="of it for prefill, microjoules")
-    decode_uj: int = Field(description="of it for decode, microjoules")
-    energy_joules: float = Field(description="this GPU's part of the request's energy, joules")
-
-
-class RequestView(BaseModel):
-    object: Literal["energy.request"]
-    id: str = Field(description="unique id given by joulegate")
-    request_id: str = Field(description="the x-request-id of the request; a client may use one twice")
-    tenant: str | None = Field(description="who is charged")
-    model: str | None = Field(description="model as asked for")
-    backend: str | None = Field(description="name of the backend that served it")
-    route: str = Field(description="path of the API, such as /v1/chat/completions")
-    streamed: bool = Field(description="whether the answer was streamed")
-    status: Status = Field(description="how the request ended")
-    http_status: int | None = Field(description="HTTP status that the client got")
-    error: str | None = Field(description="what went wrong, in words")
-    started_at: float = Field(description="dispatched to the backend, unix seconds")
-    first_token_at: float | None = Field(description="first token arrived, unix seconds")
-    finished_at: float = Field(description="ended, unix seconds")
-    prompt_tokens: int | None = Field(description="tokens of the prompt, as the engine counted")
-    cached_tokens: int | None = Field(description="of them found in the prefix cache")
-    completion_tokens: int | None = Field(description="tokens generated")
-    tokens_from: TokensFrom | None = Field(
-        description="who counted completion_tokens: the engine, or joulegate in a stream that broke off"
-    )
-    energy_joules: float | None = Field(description="GPU energy of the request, joules")
-    prefill_joules: float | None = Field(description="of it for prefill, joules")
-    decode_joules: float | None = Field(description="of it for decode, joules")
-    joules_per_output_token: float | None = Field(description="energy_joules / completion_tokens")
-    dynamic_joules: float | None = Field(
-        description="of it what would not have been drawn without requests; null: idle power not known yet"
-    )
-    static_joules: float | None = Field(description="of it the share of idle power; null: not known yet")
-    quality: float | None = Field(
-        description="relative error of the work model of late, over one second; null before it has learnt"
-    )
-    uncertainty_joules: float | None = Field(description="one standard deviation of energy_joules, estimated")
-    energy_uj: int | None = Field(description="GPU energy of the request, exact, microjoules")
-    prefill_uj: int | None = Field(description="of it for prefill, microjoules")
-    decode_uj: int | None = Field(description="of it for decode, microjoules")
-    dynamic_uj: int | None = Field(
-        description="energy_uj without the GPU's idle power over its time, microjoules; null: not known"
-    )
-    uncertainty_uj: int | None = Field(description="one standard deviation of energy_uj, microjoules")
-    unmeasured_seconds: float = Field(
-        description="time in flight that was not measured, seconds; above 0 makes the energy a lower bound"
-    )
-    attribution_method: str = Field(description="how the energy was split over the requests of a batch")
-    meter: MeterMethod = Field(description="how the GPUs' energy was read")
-    simulated: bool = Field(description="true where the GPUs are simulated")
-    state: Literal["provisional", "final"] = Field(
-        description="a provisional figure can still change; a final one by one correction"
-    )
-    corrected_at: float | None = Field(
-        description="when a correction was added to the figures, unix seconds; null: none"
-    )
-    correction_joules: float | None = Field(
-        description="what it added to energy_joules; below 0: it took some away; null: none"
-    )
-    gpus: list[ShareView] = Field(description="the energy by GPU; adds up to energy_uj exactly")
-
-
-class RequestList(BaseModel):
-    object: Literal["list"]
-    data: list[RequestView] = Field(description="requests, newest first")
-    has_more: bool = Field(description="whether older requests match")
-    next_page: str | None = Field(description="pass it as `after` to get the next page")
-
-
-class BooksView(BaseModel):
-    gpu: str | None = Field(description="UUID of the GPU; null in the total")
-    bucket_start_time: float | None = Field(description="start of the bucket, unix seconds; null without")
-    start_time: float = Field(description="start of the first interval summed here, unix seconds")
-    end_time: float = Field(description="end of the last interval summed here, unix seconds")
-    measured_uj: int | None = Field(description="what the counter says, microjoules; null: nothing measured")
-    requests_uj: int = Field(description="charged to requests, microjoules")
-    idle_uj: int = Field(description="nothing in flight, microjoules")
-    unobserved_uj: int = Field(description="work that did not pass the proxy, microjoules")
-    unmeasured_uj: int = Field(description="counted, but its course was not seen, microjoules")
-    measured_joules: float | None = Field(description="measured_uj in joules")
-    requests_joules: float = Field(description="requests_uj in joules")
-    idle_joules: float = Field(description="idle_uj in joules")
-    unobserved_joules: float = Field(description="unobserved_uj in joules")
-    unmeasured_joules: float = Field(description="unmeasured_uj in joules")
-    covered_seconds: float = Field(description="GPU time that the measurement covers, seconds")
-    not_covered_seconds: float = Field(description="GPU time in the books that it does not cover, seconds")
-    intervals: int = Field(description="intervals summed")
-    balanced: bool = Field(
-        description="measured_uj = requests_uj + idle_uj + unobserved_uj + unmeasured_uj in every interval"
-    )
-
-
-class BooksList(BaseModel):
-    object: Literal["list"]
-    data: list[BooksView] = Field(description="by bucket, then GPU")
-    total: BooksView | None = Field(description="the sum over data; null where there is none")
-
-
-def _seconds(t_us: int) -> float:
-    return t_us / 1e6
-
-
-def _joules(energy_uj: int | None) -> float | None:
-    return None if energy_uj is None else energy_uj / 1e6
-
-
-def record_view(record: RequestRecord) -> dict[str, object]:
-    """A record as the REST surface shows it: the fields of `RequestView`, ready for JSON."""
-    tokens = record.completion_tokens
-    energy_j = _joules(record.energy_uj)
-    known = record.dynamic_uj is not None and record.energy_uj is not None
-    static_uj = (record.energy_uj or 0) - (record.dynamic_uj or 0) if known else None
-    return {
-        "object": "energy.request",
-        "id": record.uid,
-        "request_id": record.request_id,
-        "tenant": record.tenant,
-        "model": record.model,
-        "backend": record.backend,
-        "route": record.route,
-        "streamed": record.streamed,
-        "status": record.status,
-        "http_status": record.http_status,
-        "error": record.error,
-        "started_at": _seconds(record.started_us),
-        "first_token_at": None if record.first_token_us is None else _seconds(record.first_token_us),
-        "finished_at": _seconds(record.finished_us),
-        "prompt_tokens": record.prompt_tokens,
-        "cached_tokens": record.cached_tokens,
-        "completion_tokens": tokens,
-        "tokens_from": record.tokens_from,
-        "energy_joules": energy_j,
-        "prefill_joules": _joules(record.prefill_uj),
-        "decode_joules": _joules(record.decode_uj),
-        "joules_per_output_token": energy_j / tokens if energy_j is not None and tokens else None,
-        "dynamic_joules": _joules(record.dynamic_uj),
-        "static_joules": _joules(static_uj),
-        "uncertainty_joules": _joules(record.uncertainty_uj),
-        "quality": record.quality,
-        "energy_uj": record.energy_uj,
-        "prefill_uj": record.prefill_uj,
-        "decode_uj": record.decode_uj,
-        "dynamic_uj": record.dynamic_uj,
-        "uncertainty_uj": record.uncertainty_uj,
-        "unmeasured_seconds": _seconds(record.unmeasured_us),
-        "attribution_method": record.method,
-        "meter": record.meter,
-        "simulated": record.simulated,
-        "state": record.state,
-        "corrected_at": None if record.corrected_us is None else _seconds(record.corrected_us),
-        "correction_joules": _joules(record.correction_uj),
-        "gpus": [_share_view(share) for share in record.shares],
-    }
-
-
-def _share_view(share: GpuShare) -> dict[str, object]:
-    energy_uj = share.prefill_uj + share.decode_uj
-    return {
-        "gpu": share.gpu,
-        "energy_uj": energy_uj,
-        "prefill_uj": share.prefill_uj,
-        "decode_uj": share.decode_uj,
-        "energy_joules": energy_uj / 1e6,
-    }
-
-
-def books_view(row: BooksRow) -> dict[str, object]:
-    """A row of the books as the REST surface shows it: the fields of `BooksView`, ready for JSON."""
-    energies = {
-        name: getattr(row, f"{name}_uj")
-        for name in ("measured", "requests", "idle", "unobserved", "unmeasured")
-    }
-    return {
-        "gpu": row.gpu,
-        "bucket_start_time": None if row.bucket_us is None else _seconds(row.bucket_us),
-        "start_time": _seconds(row.t0_us),
-        "end_time": _seconds(row.t1_us),
-        **{f"{name}_uj": energy_uj for name, energy_uj in energies.items()},
-        **{f"{name}_joules": _joules(energy_uj) for name, energy_uj in energies.items()},
-        "covered_seconds": _seconds(row.covered_us),
-        "not_covered_seconds": _seconds(row.not_covered_us),
-        "intervals": row.intervals,
-        "balanced": row.balanced,
-    }
 
 
 # What is asked. A cursor is opaque to clients: the place of the last request of a page.
@@ -269,6 +75,10 @@ def _energy(request: Request) -> EnergyData:
     return cast(EnergyData, request.app.state.energy)
 
 
+def _pue(request: Request) -> float | None:
+    return cast(float | None, request.app.state.pue)
+
+
 def _window(start_time: float | None, end_time: float | None) -> tuple[int | None, int | None]:
     """[start, end) in microseconds. A float holds unix seconds to better than a microsecond until 2100."""
     if start_time is not None and end_time is not None and end_time <= start_time:
@@ -286,7 +96,7 @@ def read_request(request: Request, id: str) -> dict[str, object]:
         raise StoreUnavailable(str(error)) from error
     if record is None:
         raise NotFound(f"no request has the id {id!r}", param="id")
-    return record_view(record)
+    return record_view(record, _pue(request))
 
 
 @router.get("/requests", response_model=RequestList)
@@ -320,7 +130,7 @@ def list_requests(
         raise StoreUnavailable(str(error)) from error
     return {
         "object": "list",
-        "data": [record_view(record) for record in page.records],
+        "data": [record_view(record, _pue(request)) for record in page.records],
         "has_more": page.next is not None,
         "next_page": None if page.next is None else encode_cursor(page.next),
     }
@@ -331,12 +141,12 @@ def read_books(
     request: Request,
     start_time: UnixTime = None,
     end_time: UnixTime = None,
-    gpu: Annotated[str | None, Query(description="UUID of one GPU")] = None,
+    gpu: Annotated[str | None, Query(description="UUID of one GPU, or host:NAME")] = None,
     bucket_width_s: Annotated[
         int | None, Query(ge=1, le=366 * 86_400, description="sum in buckets of this many seconds")
     ] = None,
 ) -> dict[str, object]:
-    """The books of the intervals that start in [start_time, end_time) (unix seconds), per GPU and in all."""
+    """The books of the intervals that start in [start_time, end_time) (unix seconds), by device, and sums."""
     t0_us, t1_us = _window(start_time, end_time)
     bucket_us = None if bucket_width_s is None else bucket_width_s * 1_000_000
     try:
@@ -349,4 +159,5 @@ def read_books(
         "object": "list",
         "data": [books_view(row) for row in books.rows],
         "total": None if books.total is None else books_view(books.total),
+        "host_total": None if books.host_total is None else books_view(books.host_total),
     }

@@ -103,6 +103,18 @@ def test_without_the_table_the_corrected_figures_stay(database: Database) -> Non
     assert (found.energy_uj, found.corrected_us) == (corrected(record(1), correction(1)).energy_uj, None)
 
 
+def test_a_store_without_hosts_gets_their_columns_and_keeps_its_records(database: Database) -> None:
+    writer = StoreWriter(database.engine, "journal-1")
+    known = record(1, host_uj=7, host_method="rapl", host_unmeasured_us=0)
+    writer.put([known, book(1)], segment=4)
+    assert writer.close(timeout_s=20)
+    assert StoreReader(database.engine).request("uid-000001") == known
+    with writing(database.engine) as connection, connection.begin():
+        alembic(connection, "downgrade", "0002")
+    migrate(database.engine)
+    assert StoreReader(database.engine).request("uid-000001") == record(1)
+
+
 def store_with(database: Database, statement: str) -> None:
     with database.engine.begin() as connection:
         connection.execute(text(statement))

@@ -108,4 +108,30 @@ def test_the_energy_object_speaks_joules_kwh_and_watts() -> None:
 def test_energy_that_was_not_measured_is_null_and_never_0() -> None:
     shown = energy_object(record(1, energy_uj=None, prefill_uj=None, decode_uj=None, uncertainty_uj=None))
     nulls = [name for name, value in shown.items() if value is None]
-    assert nulls == ["energy_joules", "energy_kwh", "avg_power_watts", "uncertainty_joules"]
+    gpus = ["energy_joules", "energy_kwh", "avg_power_watts", "uncertainty_joules"]
+    assert nulls == [*gpus, "host_joules", "host_method"]
+
+
+def test_the_energy_object_has_the_host_beside_the_gpus_and_the_building_with_its_factor() -> None:
+    one = record(1, energy_uj=3_000_000, host_uj=1_000_000, host_method="rapl", host_unmeasured_us=0)
+    shown = energy_object(one)
+    assert (shown["energy_joules"], shown["host_joules"], shown["host_method"]) == (3.0, 1.0, "rapl")
+    assert "facility_joules" not in shown
+    shown = energy_object(one, pue=1.5)
+    assert (shown["facility_joules"], shown["pue"]) == (6.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        {"energy_uj": None},
+        {"host_uj": None},
+        {"host_unmeasured_us": 1},
+        {"host_unmeasured_us": None},
+        {"unmeasured_us": 1},
+    ],
+)
+def test_a_building_of_which_a_part_is_not_known_has_no_sum(unknown: dict[str, object]) -> None:
+    known = {"energy_uj": 3, "host_uj": 1, "host_method": "rapl", "host_unmeasured_us": 0}
+    assert energy_object(record(1, **known), pue=1.5)["facility_joules"] is not None
+    assert energy_object(record(1, **{**known, **unknown}), pue=1.5)["facility_joules"] is None

@@ -40,7 +40,7 @@ def client(engine: Engine) -> Iterator[TestClient]:
     app = FastAPI()
     errors.install(app)
     app.include_router(energy.router)
-    app.state.energy = StoreReader(engine)
+    app.state.energy, app.state.pue = StoreReader(engine), 1.25
     with TestClient(app) as client:
         yield client
 
@@ -125,6 +125,12 @@ def test_a_request_is_shown_with_every_figure(client: TestClient, key: str) -> N
                 "energy_joules": 5.0,
             },
         ],
+        "host_joules": None,
+        "host_uj": None,
+        "host_method": None,
+        "host_unmeasured_seconds": None,
+        "pue": 1.25,
+        "facility_joules": None,
     }
 
 
@@ -250,6 +256,7 @@ def test_books_show_each_gpu_and_the_total(client: TestClient) -> None:
     answer = client.get("/v1/energy/books").json()
     row = {
         "gpu": "GPU-a",
+        "boundary": "gpu",
         "bucket_start_time": None,
         "start_time": T0_S,
         "end_time": T0_S + 2,
@@ -275,6 +282,36 @@ def test_books_show_each_gpu_and_the_total(client: TestClient) -> None:
     assert total["balanced"]
 
 
+def test_the_host_is_in_the_books_and_in_no_sum_of_gpus(client: TestClient, engine: Engine) -> None:
+    before = client.get("/v1/energy/books").json()
+    assert before["host_total"] is None
+    store(engine, book(0, "host:node1", measured_uj=1100, idle_uj=1025, method="rapl"))
+    answer = client.get("/v1/energy/books").json()
+    assert [(row["gpu"], row["boundary"]) for row in answer["data"]] == [
+        ("GPU-a", "gpu"),
+        ("GPU-b", "gpu"),
+        ("host:node1", "host"),
+    ]
+    assert answer["total"] == before["total"]
+    host = answer["host_total"]
+    assert (host["gpu"], host["boundary"], host["measured_uj"]) == (None, "host", 1100)
+    assert data(client, "/v1/energy/books", gpu="host:node1") == [{**host, "gpu": "host:node1"}]
+
+
+def test_a_request_has_its_part_of_the_host_and_of_the_building(client: TestClient, engine: Engine) -> None:
+    known = {"host_uj": 3_000_003, "host_method": "estimate", "host_unmeasured_us": 0}
+    store(engine, record(7, **known), record(8, **{**known, "host_unmeasured_us": 250_000}))
+    shown = client.get("/v1/energy/requests/uid-000007").json()
+    assert (shown["host_joules"], shown["host_uj"]) == (3.000003, 3_000_003)
+    assert (shown["host_method"], shown["host_unmeasured_seconds"]) == ("estimate", 0.0)
+    assert shown["energy_uj"] == 9_000_001
+    assert (shown["pue"], shown["facility_joules"]) == (1.25, 15.000005)
+    part = client.get("/v1/energy/requests/uid-000008").json()
+    assert (part["host_uj"], part["host_unmeasured_seconds"]) == (3_000_003, 0.25)
+    assert part["facility_joules"] is None
+    assert {view["id"]: view for view in data(client, "/v1/energy/requests")}["uid-000007"] == shown
+
+
 def test_books_can_be_narrowed_to_a_gpu_and_a_time(client: TestClient) -> None:
     (row,) = data(client, "/v1/energy/books", gpu="GPU-b", start_time=T0_S + 0.5, end_time=T0_S + 1.5)
     assert (row["gpu"], row["intervals"], row["start_time"], row["end_time"]) == (
@@ -295,6 +332,7 @@ def test_without_books_the_total_is_null(client: TestClient) -> None:
         "object": "list",
         "data": [],
         "total": None,
+        "host_total": None,
     }
 
 

@@ -79,13 +79,13 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
         )
         match draw(st.sampled_from("ttttttrrrrrrssssffffeeeeebmdxni")):
             case "t":
-                told = draw(st.lists(st.tuples(handles, st.integers(0, 60) | absurd_counts), max_size=6))
+                counted = draw(st.lists(st.tuples(handles, st.integers(0, 60) | absurd_counts), max_size=6))
                 events.append(
                     Tick(
                         t_us=t_us,
                         source=draw(st.sampled_from([0, 0, 0, 0, 1, -3])),
-                        handles=[h for h, _ in told],
-                        tokens=[n for _, n in told],
+                        handles=[h for h, _ in counted],
+                        tokens=[n for _, n in counted],
                     )
                 )
             case "r":
@@ -138,7 +138,10 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
             case "n":
                 again = [e for e in events if getattr(e, "handle", 0) not in IDLERS]
                 if again:
-                    events.append(draw(st.sampled_from(again)))
+                    told = draw(st.sampled_from(again))
+                    if isinstance(told, RequestStarted):  # nobody gives the same uid to two requests
+                        told = msgspec.structs.replace(told, uid=f"{told.handle}/{i}")
+                    events.append(told)
             case "i":
                 events.append(started(t_us, IDLERS[i], "main", True, i))
                 events.append(RequestFinished(t_us=t_us, handle=IDLERS[i], status=draw(statuses)))

@@ -144,6 +144,7 @@ def test_books_sum_each_gpu_and_all(store: Store, reader: StoreReader) -> None:
     assert [row.gpu for row in books.rows] == ["GPU-a", "GPU-b"]
     assert books.rows[0] == BooksRow(
         gpu="GPU-a",
+        boundary="gpu",
         bucket_us=None,
         t0_us=T0_US,
         t1_us=T0_US + 1_500_000,

@@ -58,9 +58,9 @@ class OpenAIUser(HttpUser):
         self._model: str = options.model
         self.pick = random.Random(f"{options.seed} {self.kind} {worker} {next(self._numbers)}")
 
-    def send(self, path: str, max_tokens: int, **prompt: Any) -> None:
-        """Send one request and record what its answer brought."""
-        began_s = time.perf_counter()
+    def send(self, path: str, max_tokens: int, intended_s: float | None = None, **prompt: Any) -> None:
+        """Send one request, record what its answer brought. Times count from `intended_s`, else from now."""
+        began_s = time.perf_counter() if intended_s is None else intended_s
         with self.client.post(
             path,
             json={

@@ -208,9 +208,11 @@ def test_a_request_that_moved_keeps_the_host_energy_of_its_failed_try() -> None:
     story = Story(
         [Gpu("GPU-a", Power((-10, IDLE), (7, 700), (9, IDLE)))], {"one": ["GPU-a"], "two": ["GPU-a"]}
     )
-    with_host(story, (0, 300))
+    with_host(story, (0, 300), hidden=((7.4, 8.5),))
     handle = story.request("a", 7.0, 8.1, 9.0, tokens=40, backend="one")
     story.plan(7.9, RequestMoved(t_us=us(7.9), handle=handle, backend="two"))
+    story.run(until=7.89)
+    assert story.ledger.state.hosts[HOST].waiting, "an interval of the first try is to wait for the host"
     story.run(until=14)
     record = story.records["a"]
     assert host_uj(record) == joules(600)

@@ -31,6 +31,7 @@ class Job:
     answer_tokens: int
     spans: list[tuple[int, int]] = field(default_factory=list)
     preemptions: int = 0
+    cached_tokens: int = 0
     cut: bool = False
 
     @property
@@ -92,8 +93,9 @@ class VirtualEngine:
     ) -> Course:
         """Serve all jobs to their end (or cut them off when `enough` have ended), then idle for `tail_s`.
 
-        `filled`: the first step takes in the prompts of all that are there, however long, so that the batch
-        is full after it. Raises ValueError for a job that could outgrow the KV cache.
+        `filled`: it begins with a full batch, the prompts of all that fit being in the KV cache already: the
+        first step makes each one's first token and costs what a decode step does. Raises ValueError for a job
+        that could outgrow the KV cache.
         """
         arriving = sorted(jobs, key=lambda job: job.arrives_s)
         position = 0
@@ -111,7 +113,7 @@ class VirtualEngine:
                 filled = False
                 usual = self._scheduler.max_num_batched_tokens
                 self._scheduler.max_num_batched_tokens = sys.maxsize
-                self._step()
+                self._step(cached=True)
                 self._scheduler.max_num_batched_tokens = usual
             elif quiet := self._scheduler.quiet_steps():
                 self._skip(quiet, next_s)
@@ -163,7 +165,7 @@ class VirtualEngine:
         self._scheduler.skip(quiet)
         self._took(took_s[:quiet], drew_j[:quiet], len(running))
 
-    def _step(self) -> None:
+    def _step(self, cached: bool = False) -> None:
         step = self._scheduler.schedule()
         for sequence in step.preempted:
             self._jobs[sequence].preemptions += 1
@@ -173,7 +175,13 @@ class VirtualEngine:
             return
         chunks = [prefill.chunk for prefill in step.prefill]
         context = sum(sequence.computed for sequence in step.decode)
-        time_s, energy_j = self._physics.totals(len(step.decode), context, chunks)
+        if cached:
+            cached_tokens = sum(chunk.tokens for chunk in chunks)
+            time_s, energy_j = self._physics.totals(len(chunks), cached_tokens, ())
+            for prefill in step.prefill:
+                self._jobs[prefill.sequence].cached_tokens = prefill.chunk.tokens - 1
+        else:
+            time_s, energy_j = self._physics.totals(len(step.decode), context, chunks)
         made = self._scheduler.complete(step, lambda _: 0)
         self._note(step)
         self._took(np.array([time_s]), np.array([energy_j]), len(made))

@@ -3,8 +3,7 @@
 The paper sends all requests at once and measures from when max_num_seqs of them have their first token until
 so few are left that the batch may not be full. A long time after such a start the requests in the batch are
 at all stages of their answers, long answers more often than short ones. Here the run begins in that state,
-to be short: the first ones have part of their answer behind them, as one prompt with it, and the first step
-takes in all of these.
+to be short: the first ones have part of their answer behind them, as one prompt with it, in the KV cache.
 """
 
 from __future__ import annotations

@@ -227,7 +227,11 @@ def _finished(number: int, job: Job, end_s: float) -> RequestFinished:
         handle=number + 1,
         status="ok",
         http_status=200,
-        usage=Usage(prompt_tokens=job.prompt_tokens, cached_tokens=0, completion_tokens=job.answer_tokens),
+        usage=Usage(
+            prompt_tokens=job.prompt_tokens,
+            cached_tokens=job.cached_tokens,
+            completion_tokens=job.answer_tokens,
+        ),
     )
 
 

@@ -104,5 +104,8 @@ def test_a_filled_batch_has_its_first_tokens_after_one_step() -> None:
     many = [Job(0.0, 500, 50) for _ in range(15)]
     course = VirtualEngine(CardPhysics(LLAMA_8B, H100, 1), scheduler, IDLE_W).run(many, filled=True)
     assert [job.first_step for job in course.jobs[:12]] == [0] * 12
+    assert [job.cached_tokens for job in course.jobs] == [499] * 12 + [0] * 3
+    decode_s, _ = CardPhysics(LLAMA_8B, H100, 1).totals(12, 12 * 500, ())
+    assert course.step_end_s[0] == pytest.approx(decode_s)
     assert scheduler.max_num_batched_tokens == 64
     assert course.jobs[12].first_step > 49

@@ -24,6 +24,8 @@ ENERGY_FIELDS = [
     "attribution_method",
     "state",
     "uncertainty_joules",
+    "host_joules",
+    "host_method",
     "request_id",
 ]
 

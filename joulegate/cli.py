@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "show joules per request on a simulated GPU",
     "replay": "compute the books of a journal or a trace again",
     "audit": "prove the books of the store",
+    "sweep": "what a task costs at several numbers of requests in flight",
 }
 
 

@@ -31,7 +31,9 @@ class RemoteClock:
         On theirs: the latest time at which they can have received, and the earliest at which they can have
         answered. One stamp of coarse resolution gives its end and its begin.
         """
-        least, greatest = their_sending_us - received_us, their_receiving_us - sent_us
+        # The clocks drift apart during the exchange, too, and both count whole microseconds.
+        drift = (received_us - sent_us) * DRIFT_PPM // 1_000_000 + 1
+        least, greatest = their_sending_us - received_us - drift, their_receiving_us - sent_us + drift
         if least > greatest:
             return  # a clock was set in between, or they tell nonsense
         self._bounds.append((received_us, least, greatest))

@@ -58,7 +58,7 @@ def test_the_words_of_the_page_are_the_words_that_are_said(words: str) -> None:
     assert any(words in path.read_text() for path in SOURCES)
 
 
-def test_the_example_can_be_used() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
-    settings = Settings.model_validate(yaml.safe_load(example))
+def test_the_examples_can_be_used() -> None:
+    meters, host = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    settings = Settings.model_validate(yaml.safe_load(meters) | yaml.safe_load(host))
     assert [meter.source for meter in settings.meters] == ["nvml", "joulegate", "zeusd", "dcgm"]

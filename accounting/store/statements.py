@@ -6,10 +6,10 @@ it was not there yet are its differences added to the request and its shares: on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     BindParameter,
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accounting.records import BookEntry, Correction, GpuShare, Output, RequestRecord
+from accounting.store.many import Inserts, Values
 from accounting.store.schema import (
     TEXT_LIMIT,
     Base,
@@ -41,27 +42,34 @@ ERROR_TEXT_LIMIT = 4_096
 Row = dict[str, Any]
 
 
-def fields(table: type[Base]) -> tuple[str, ...]:
-    return tuple(column.name for column in table.__table__.columns)
+_REQUESTS, _SHARES, _BOOKS = Inserts(StoredRequest), Inserts(StoredShare), Inserts(StoredBook)
+REQUEST_FIELDS, BOOK_FIELDS = _REQUESTS.names, _BOOKS.names
+CORRECTION_FIELDS = Inserts(StoredCorrection).names
+
+_request_fields: Callable[[RequestRecord], Values] = attrgetter(*_REQUESTS.names)
+_book_values: Callable[[BookEntry], Values] = attrgetter(*_BOOKS.names)
+_ERROR_AT = _REQUESTS.names.index("error")
 
 
-REQUEST_FIELDS = fields(StoredRequest)
-CORRECTION_FIELDS = fields(StoredCorrection)
-BOOK_FIELDS = fields(StoredBook)
+class AlreadyThereError(Exception):
+    """Some of the requests are in the table: roll back and write again with `anew=False`."""
 
 
-def write(connection: Connection, outputs: Sequence[Output]) -> None:
-    """Insert all of them. A correction must come after its record, in this call or in an earlier one."""
+def write(connection: Connection, outputs: Sequence[Output], *, anew: bool = False) -> None:
+    """Insert all of them. A correction must come after its record, in this call or in an earlier one.
+
+    `anew`: as a rule none of the requests is there yet, so nobody looks;
+    raises AlreadyThereError where one is.
+    """
     requests = [o for o in outputs if isinstance(o, RequestRecord)]
     corrections = [o for o in outputs if isinstance(o, Correction)]
     books = [o for o in outputs if isinstance(o, BookEntry)]
     if requests:
-        _write_requests(connection, requests)
+        _write_requests(connection, requests if anew else _unknown(connection, requests))
     if corrections:
         _write_corrections(connection, corrections)
     if books:
-        rows = [_row(book, BOOK_FIELDS) for book in books]
-        connection.execute(_insert(connection, StoredBook).on_conflict_do_nothing(), rows)
+        _BOOKS.run(connection, [_cleaned(_book_values(book)) for book in books])
 
 
 def move_progress(connection: Connection, journal_id: str, segment: int) -> None:
@@ -75,22 +83,24 @@ def move_progress(connection: Connection, journal_id: str, segment: int) -> None
     connection.execute(forward, {"journal": stored_text(journal_id), "segment": segment})
 
 
+def _unknown(connection: Connection, requests: Sequence[RequestRecord]) -> list[RequestRecord]:
+    """Those that are not in the table. A request's shares come from one version of its record: the first, as
+    with the request itself."""
+    stored = _known(connection, StoredRequest, [stored_text(record.uid) for record in requests])
+    new = {record.uid: record for record in reversed(requests) if stored_text(record.uid) not in stored}
+    return list(reversed(new.values()))
+
+
 def _write_requests(connection: Connection, requests: Sequence[RequestRecord]) -> None:
-    rows = [_row(record, REQUEST_FIELDS) for record in requests]
-    stored = _known(connection, StoredRequest, rows)
-    connection.execute(_insert(connection, StoredRequest).on_conflict_do_nothing(), rows)
-    # A request's shares come from one version of its record: the first, as with the request itself.
-    shares = [s for r in requests for s in _share_rows(r.uid, r.shares) if s["uid"] not in stored]
-    if shares:
-        connection.execute(_insert(connection, StoredShare).on_conflict_do_nothing(), shares)
+    if _REQUESTS.run(connection, [_request_values(record) for record in requests]) < len(requests):
+        raise AlreadyThereError
+    _SHARES.run(connection, _share_values(requests))
 
 
 def _write_corrections(connection: Connection, corrections: Sequence[Correction]) -> None:
     rows = {row["uid"]: row for row in (_row(c, CORRECTION_FIELDS) for c in reversed(corrections))}
     # One whose request is not there (deleted, or never storable) has nothing that it could correct.
-    new = _known(connection, StoredRequest, rows.values()) - _known(
-        connection, StoredCorrection, rows.values()
-    )
+    new = _known(connection, StoredRequest, rows) - _known(connection, StoredCorrection, rows)
     if not new:
         return
     connection.execute(_insert(connection, StoredCorrection), [rows[uid] for uid in sorted(new)])
@@ -143,10 +153,10 @@ def _bound(row: Row) -> Row:
 
 
 def _known(
-    connection: Connection, table: type[StoredRequest | StoredCorrection], rows: Iterable[Row]
+    connection: Connection, table: type[StoredRequest | StoredCorrection], uids: Iterable[str]
 ) -> set[str]:
-    """Which of the rows' uids the table has."""
-    query = select(table.uid).where(table.uid.in_([row["uid"] for row in rows]))
+    """Which of the uids the table has."""
+    query = select(table.uid).where(table.uid.in_(list(uids)))
     return set(connection.scalars(query))
 
 
@@ -158,17 +168,37 @@ def _insert(connection: Connection, table: type[Base]) -> postgresql.Insert | sq
 
 
 def _row(output: Output, names: Sequence[str]) -> Row:
-    return _cleaned({name: getattr(output, name) for name in names})
+    return dict(zip(names, _cleaned(tuple(getattr(output, name) for name in names)), strict=True))
+
+
+def _request_values(record: RequestRecord) -> Values:
+    values = _cleaned(_request_fields(record))
+    if record.error is None:
+        return values
+    error = stored_text(record.error, ERROR_TEXT_LIMIT)
+    return (*values[:_ERROR_AT], error, *values[_ERROR_AT + 1 :])
+
+
+def _share_values(requests: Iterable[RequestRecord]) -> list[Values]:
+    return [
+        _cleaned((record.uid, share.gpu, share.prefill_uj, share.decode_uj))
+        for record in requests
+        for share in record.shares
+    ]
 
 
 def _share_rows(uid: str, shares: Sequence[GpuShare]) -> list[Row]:
-    return [_cleaned({"uid": uid, **msgspec.structs.asdict(share)}) for share in shares]
+    return [
+        dict(zip(_SHARES.names, _cleaned((uid, s.gpu, s.prefill_uj, s.decode_uj)), strict=True))
+        for s in shares
+    ]
 
 
-def _cleaned(row: Mapping[str, Any]) -> Row:
-    return {
-        name: stored_text(value, ERROR_TEXT_LIMIT if name == "error" else TEXT_LIMIT)
-        if isinstance(value, str)
-        else value
-        for name, value in row.items()
-    }
+def _cleaned(values: Values) -> Values:
+    """The values as the tables hold them. As a rule no text has to be changed, which a glance at all of them
+    together tells."""
+    texts = [value for value in values if type(value) is str]
+    whole = "".join(texts)
+    if whole.isascii() and "\0" not in whole and len(whole) <= TEXT_LIMIT:
+        return values
+    return tuple(stored_text(value) if isinstance(value, str) else value for value in values)

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from accounting.records import Output
 from accounting.store.engine import reason, store_errors, writing
 from accounting.store.schema import JournalProgress, stored_text
-from accounting.store.statements import move_progress, write
+from accounting.store.statements import AlreadyThereError, move_progress, write
 
 log = logging.getLogger(__name__)
 
@@ -202,10 +202,10 @@ class StoreWriter:
     def _store(self, outputs: Sequence[Output], segment: int | None) -> list[tuple[Output, str]]:
         """Store all of it and return the rows that can never be stored, found by halving the batch."""
         try:
-            with writing(self._engine) as connection, connection.begin():
-                write(connection, outputs)
-                if segment is not None:
-                    move_progress(connection, self._journal_id, segment)
+            try:
+                self._transact(outputs, segment, anew=True)
+            except AlreadyThereError:  # as after a restart
+                self._transact(outputs, segment, anew=False)
         except (SQLAlchemyError, OverflowError, ValueError) as error:
             if not _is_refusal(error) or not outputs:
                 raise
@@ -218,6 +218,12 @@ class StoreWriter:
             # Progress moves with the last piece only: until then not all of the batch is stored.
             return self._store(outputs[:half], None) + self._store(outputs[half:], segment)
         return []
+
+    def _transact(self, outputs: Sequence[Output], segment: int | None, *, anew: bool) -> None:
+        with writing(self._engine) as connection, connection.begin():
+            write(connection, outputs, anew=anew)
+            if segment is not None:
+                move_progress(connection, self._journal_id, segment)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -7,6 +7,8 @@ written state come to the same microjoules.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -62,24 +64,27 @@ class OpenRequest(msgspec.Struct):
         return sum(self.by_gpu["prefill_uj"]) + sum(self.by_gpu["decode_uj"])
 
 
-# Columns of whole numbers: times in UTC microseconds with 0 for "not yet", energies in microjoules.
-# undivided_uj: charged while idle power was not known, so that nobody can say how much of it was dynamic.
-# host_estimated: 1 where some of host_uj comes from an estimate.
-_INTS = (
-    "start",
-    "first",
-    "end",
-    "pre0",
-    "pre1",
-    "seen",
-    "dynamic_uj",
-    "undivided_uj",
-    "edge_uj",
-    "shared_uj",
-    "host_uj",
-    "host_covered_us",
-    "host_estimated",
-)
+class Whole(NamedTuple):
+    """The columns of whole numbers: times in UTC microseconds, 0 for "not yet"; energies in microjoules."""
+
+    start: int
+    first: int
+    end: int
+    pre0: int
+    pre1: int
+    seen: int
+    dynamic_uj: int
+    undivided_uj: int
+    """Charged while idle power was not known, so that nobody can say how much of it was dynamic."""
+    edge_uj: int
+    shared_uj: int
+    host_uj: int
+    host_covered_us: int
+    host_estimated: int
+    """1 where some of host_uj comes from an estimate."""
+
+
+_INTS = Whole._fields
 # prompt: prompt tokens; uncached: those to compute; done: tokens generated in settled intervals; seqs:
 # sequences (n times prompts) that decode side by side.
 _FLOATS = ("prompt", "uncached", "done", "seqs")
@@ -152,6 +157,20 @@ class Flights:
 
     def __len__(self) -> int:
         return len(self.row)
+
+    def whole(self, row: int) -> Whole:
+        """All whole numbers of a row: ten times quicker than one column after the other."""
+        return Whole._make(self._ints[:, row].tolist())
+
+    def parts(self, row: int) -> list[float]:
+        """prompt, uncached, done, seqs."""
+        columns: list[float] = self._floats[:, row].tolist()
+        return columns
+
+    def by_gpu(self, row: int, gpus: int) -> list[list[int]]:
+        """Of each of a row's first `gpus` GPUs: prefill_uj, decode_uj, covered_us, uncovered_us."""
+        columns: list[list[int]] = self._by_gpu[:, row, :gpus].tolist()
+        return columns
 
     def add(self, handle: int, told: Told, group: int, column: int) -> int:
         """Take a row for a request. Its GPUs are `told.gpus`, in this order in the columns by GPU."""

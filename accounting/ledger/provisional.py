@@ -46,20 +46,20 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
 
 def _open_work(flights: Flights, row: int, group: Group, column: int) -> tuple[float, float]:
     """Joules that the work not settled yet should cost, for prefill and decode."""
-    prices, backend = group.prices(column), group.backends[column]
-    settled = group.settled_us
-    prompt, uncached = float(flights.prompt[row]), float(flights.uncached[row])
-    begin, end = int(flights.pre0[row]), int(flights.pre1[row])
+    prices, backend = group.prices(column).tolist(), group.backends[column]
+    whole, settled = flights.whole(row), group.settled_us
+    prompt, uncached, done, sequences = flights.parts(row)
+    begin, end = whole.pre0, whole.pre1
     part = 1.0 if end >= settled and end <= begin else max(end - max(begin, settled), 0) / max(end - begin, 1)
-    if not flights.first[row]:
+    if not whole.first:
         part = 0.0
     computed = uncached * min(part, 1.0)
-    tokens = float(flights.tokens[:, row].sum())
-    first = min(tokens, 1.0) if int(flights.first[row]) >= settled else 0.0
+    tokens = sum(flights.tokens[:, row].tolist())
+    first = min(tokens, 1.0) if whole.first >= settled else 0.0
     per_token = backend.step_joules
     if per_token is None:
-        per_token = float(prices[0])
-    context = prompt + (float(flights.done[row]) + tokens / 2) / float(flights.seqs[row])
+        per_token = prices[0]
+    context = prompt + (done + tokens / 2) / sequences
     prefill = prices[2] * computed + prices[3] * computed * (prompt - uncached / 2) + per_token * first
     decode = (tokens - first) * (per_token + prices[4] + prices[5] * context)
-    return float(prefill), float(decode)
+    return prefill, decode

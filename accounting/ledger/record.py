@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import isqrt
 
-from accounting.ledger.flights import Flights
+from accounting.ledger.flights import Flights, Whole
 from accounting.ledger.group import Group
 from accounting.records import Correction, GpuShare, RequestRecord
 
@@ -23,16 +23,13 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
     told = flights.teller(row)
     started, usage = told.started, told.usage
     counted = usage.completion_tokens if usage else None
-    seen = int(flights.seen[row])
-    tokens = counted if counted is not None else seen or None
-    n = len(told.gpus)
-    # Lists: a request has few GPUs, and sums of short arrays take longer.
-    by_prefill, by_decode = flights.prefill_uj[row, :n].tolist(), flights.decode_uj[row, :n].tolist()
+    whole = flights.whole(row)
+    tokens = counted if counted is not None else whole.seen or None
+    by_prefill, by_decode, covered, uncovered = flights.by_gpu(row, len(told.gpus))
     prefill, decode = sum(by_prefill), sum(by_decode)
     rejected = told.status == "rejected"
-    measured = rejected or any(flights.covered_us[row, :n].tolist())
+    measured = rejected or any(covered)
     gpus = [gpu for gpu in group.gpus if gpu.gpu in told.gpus] if group is not None else []
-    first = int(flights.first[row])
     quality = group.model.quality if group is not None and measured and not rejected else None
     return RequestRecord(
         uid=started.uid,
@@ -46,8 +43,8 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         http_status=told.http_status,
         error=told.error,
         started_us=started.t_us,
-        first_token_us=first or None,
-        finished_us=int(flights.end[row]) or started.t_us,
+        first_token_us=whole.first or None,
+        finished_us=whole.end or started.t_us,
         prompt_tokens=usage.prompt_tokens if usage else None,
         cached_tokens=usage.cached_tokens if usage else None,
         completion_tokens=tokens,
@@ -55,16 +52,16 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         energy_uj=prefill + decode if measured else None,
         prefill_uj=prefill if measured else None,
         decode_uj=decode if measured else None,
-        dynamic_uj=None if not measured or flights.undivided_uj[row] else int(flights.dynamic_uj[row]),
-        uncertainty_uj=_uncertainty(flights, row, group) if measured else None,
+        dynamic_uj=None if not measured or whole.undivided_uj else whole.dynamic_uj,
+        uncertainty_uj=_uncertainty(whole, group) if measured else None,
         quality=quality,
-        unmeasured_us=max(flights.uncovered_us[row, :n].tolist(), default=0),
+        unmeasured_us=max(uncovered, default=0),
         method="not-dispatched" if rejected else METHOD if measured else "none",
         meter=gpus[0].method if gpus and measured else "none",
         simulated=any(gpu.simulated for gpu in gpus),
         state="final" if final else "provisional",
         shares=[
-            GpuShare(gpu=gpu, prefill_uj=int(p), decode_uj=int(d))
+            GpuShare(gpu=gpu, prefill_uj=p, decode_uj=d)
             for gpu, p, d in zip(told.gpus, by_prefill, by_decode, strict=True)
             if p or d or (measured and not rejected)
         ],
@@ -107,10 +104,10 @@ def _add_host(record: RequestRecord, failed: RequestRecord) -> None:
 def is_as_recorded(flights: Flights, row: int, record: RequestRecord) -> bool:
     """Whether the request has just what this record of it says, on each GPU."""
     gpus = flights.teller(row).gpus
-    n = len(gpus)
-    by_gpu = {share.gpu: (share.prefill_uj, share.decode_uj) for share in record.shares}
-    now = zip(flights.prefill_uj[row, :n].tolist(), flights.decode_uj[row, :n].tolist(), strict=True)
-    return all(by_gpu.get(gpu, (0, 0)) == uj for gpu, uj in zip(gpus, now, strict=True))
+    recorded = {share.gpu: (share.prefill_uj, share.decode_uj) for share in record.shares}
+    prefill, decode, _, _ = flights.by_gpu(row, len(gpus))
+    now = zip(prefill, decode, strict=True)
+    return all(recorded.get(gpu, (0, 0)) == uj for gpu, uj in zip(gpus, now, strict=True))
 
 
 def correction_of(was: RequestRecord, now: RequestRecord, t_us: int) -> Correction | None:
@@ -141,11 +138,11 @@ def correction_of(was: RequestRecord, now: RequestRecord, t_us: int) -> Correcti
     )
 
 
-def _uncertainty(flights: Flights, row: int, group: Group | None) -> int:
+def _uncertainty(whole: Whole, group: Group | None) -> int:
     """One standard deviation: where the counter's edges lay, and how energy was split with others."""
     model = group.model if group is not None else None
     relative = LEARNING_ERROR
     if model is not None and model.windows >= LEARNING_WINDOWS:
         relative = min(SHARED_ERROR + model.usual_error, LEARNING_ERROR)
-    split = round(int(flights.shared_uj[row]) * relative)
-    return isqrt(int(flights.edge_uj[row]) ** 2 + split**2)
+    split = round(whole.shared_uj * relative)
+    return isqrt(whole.edge_uj**2 + split**2)

@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 100_000
 """Lines kept for a writer that is slow; some 40 MB."""
 
+LINGER_S = 0.05
+"""Lines are written together: each time it wakes, the thread takes the interpreter from the relay."""
+
 STOP_S = 5.0
 
 
@@ -69,6 +72,7 @@ class AccessLog:
         self._settings = settings
         self._lines: SimpleQueue[Line | RequestRecord | None] = SimpleQueue()
         self._reopen = False
+        self._ending = threading.Event()
         self.dropped = 0
 
     def use(self, settings: Settings) -> None:
@@ -129,6 +133,7 @@ class AccessLog:
         try:
             yield
         finally:
+            self._ending.set()
             self._lines.put(None)
             thread.join(STOP_S)
 
@@ -136,6 +141,7 @@ class AccessLog:
         target, failing = _Target(), False
         while True:
             lines = [self._lines.get()]
+            self._ending.wait(LINGER_S)
             while not self._lines.empty() and lines[-1] is not None:
                 lines.append(self._lines.get())
             if self._reopen:

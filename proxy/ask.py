@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import urandom
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 
@@ -114,7 +114,7 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         query=query,
         headers=headers,
         body=body,
-        request_id=given_id or str(uuid4()),
+        request_id=given_id or urandom(16).hex(),
         send_request_id=given_id is None,
         tenant=_tenant(given),
         model=None,

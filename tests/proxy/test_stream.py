@@ -375,3 +375,15 @@ def test_an_end_that_follows_events_of_a_known_form_is_seen() -> None:
     odd = token("?").replace(b"?", inner)  # it begins and ends as a token does
     seen = play([TOKENS, token("a"), odd])
     assert seen.stream.error == ("no", None)
+
+
+def test_events_that_come_together_are_counted_one_by_one() -> None:
+    def event(text: str) -> bytes:
+        return b'data: {"id":"a","choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text.encode()
+
+    stream = EventStream(Fingerprint(b""), lambda _: None, forced=False, show_usage=False)
+    assert stream.feed(event("first")) == event("first")
+    for texts in (["a", "b", "c"], ["", "x"], ['\\"', "q"], ["a\\\\", "b"], ["\\n", "}", "]"]):
+        together = b"".join(map(event, texts))
+        assert stream.feed(together) == together
+        assert stream.tokens == len(texts)

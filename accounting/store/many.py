@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Dialect, Insert
+from sqlalchemy import ColumnElement, Connection, Dialect, case
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accounting.store.schema import Base
 
 Values = tuple[Any, ...]
+_Insert = postgresql.Insert | sqlite.Insert
 
 
 class Inserts:
@@ -38,12 +39,41 @@ class Inserts:
         return connection.exec_driver_sql(self._sql[name], list(rows)).rowcount
 
     def _compiled(self, dialect: str) -> str:
-        statement: Insert
+        insert: _Insert
         speaks: Dialect
         if dialect == "postgresql":
-            statement = postgresql.insert(self._table).on_conflict_do_nothing()
+            insert = postgresql.insert(self._table)
             speaks = postgresql.psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
         else:
-            statement = sqlite.insert(self._table).on_conflict_do_nothing()
+            insert = sqlite.insert(self._table)
             speaks = sqlite.pysqlite.dialect(paramstyle="qmark")
-        return str(statement.compile(dialect=speaks, column_keys=list(self.names)))
+        return str(self._settled(insert).compile(dialect=speaks, column_keys=list(self.names)))
+
+    def _settled(self, insert: _Insert) -> _Insert:
+        """What becomes of a row whose key is there."""
+        return insert.on_conflict_do_nothing()
+
+
+class Adds(Inserts):
+    """A row whose key is there is added to that row, column by column.
+
+    Of the columns in `earliest` and `latest` the lower or the higher value stays.
+    """
+
+    def __init__(self, table: type[Base], *, earliest: str | None = None, latest: str | None = None) -> None:
+        super().__init__(table)
+        self._earliest, self._latest = earliest, latest
+
+    def _settled(self, insert: _Insert) -> _Insert:
+        table = self._table.__table__
+        keys = [column.name for column in table.primary_key]
+        sums: dict[str, ColumnElement[Any]] = {}
+        for name in self.names:
+            old, new = table.c[name], insert.excluded[name]
+            if name == self._earliest:
+                sums[name] = case((new < old, new), else_=old)
+            elif name == self._latest:
+                sums[name] = case((new > old, new), else_=old)
+            elif name not in keys:
+                sums[name] = old + new
+        return insert.on_conflict_do_update(index_elements=keys, set_=sums)

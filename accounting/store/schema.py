@@ -1,5 +1,5 @@
-"""The tables: one row per request, per share of a GPU, per correction, per book entry, and how far each
-journal is stored.
+"""The tables: one row per request, per share of a GPU, per correction, per book entry; their sums by hour and
+day (`rollups.py` reads them); and how far each journal is stored.
 
 Energies are integer microjoules and times integer UTC microseconds, both 64 bits wide. NULL means "not
 known", as None does in the records. A change here needs a migration in `migrations/versions/`; a test
@@ -143,6 +143,83 @@ class StoredBook(Base):
     requests: Mapped[int]
     method: Mapped[str]
     simulated: Mapped[bool]
+
+
+class UsageKey(Base):
+    """What the requests of a sum have in common. `key` is made of the other columns (`sums.usage_key`)."""
+
+    __tablename__ = "usage_keys"
+
+    key: Mapped[str] = mapped_column(primary_key=True)
+    backend: Mapped[str | None]
+    model: Mapped[str | None]
+    route: Mapped[str]
+    tenant: Mapped[str | None]
+    project: Mapped[str | None]
+    user_id: Mapped[str | None]
+    api_key: Mapped[str | None]
+    status: Mapped[str]
+    simulated: Mapped[bool]
+    media_kind: Mapped[str | None]
+    media_size: Mapped[str | None]
+
+
+class UsageSum(Base):
+    """The requests of one key that finished in one hour or day of UTC, summed, corrections in them.
+
+    A `with_` column counts the requests of which the figure is known: where it is 0 the sum is not known.
+    """
+
+    __tablename__ = "usage_sums"
+
+    width_us: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    bucket_us: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    key: Mapped[str] = mapped_column(ForeignKey("usage_keys.key"), primary_key=True)
+    requests: Mapped[int]
+    prompt_tokens: Mapped[int]
+    with_prompt: Mapped[int]
+    cached_tokens: Mapped[int]
+    with_cached: Mapped[int]
+    completion_tokens: Mapped[int]
+    with_completion: Mapped[int]
+    energy_uj: Mapped[int]
+    prefill_uj: Mapped[int]
+    decode_uj: Mapped[int]
+    with_energy: Mapped[int]
+    dynamic_uj: Mapped[int]
+    with_dynamic: Mapped[int]
+    host_uj: Mapped[int]
+    with_host: Mapped[int]
+    unmeasured_us: Mapped[int]
+    with_unmeasured: Mapped[int]
+    images: Mapped[int]
+    videos: Mapped[int]
+    video_us: Mapped[int]
+
+
+class BookSum(Base):
+    """The entries of one GPU or host that begin in one hour or day of UTC, summed.
+
+    `unbalanced` counts those that do not balance, `with_measured` those that measured anything.
+    """
+
+    __tablename__ = "book_sums"
+
+    width_us: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    bucket_us: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    gpu: Mapped[str] = mapped_column(primary_key=True)
+    t0_us: Mapped[int]
+    t1_us: Mapped[int]
+    length_us: Mapped[int]
+    covered_us: Mapped[int]
+    measured_uj: Mapped[int]
+    with_measured: Mapped[int]
+    requests_uj: Mapped[int]
+    idle_uj: Mapped[int]
+    unobserved_uj: Mapped[int]
+    unmeasured_uj: Mapped[int]
+    intervals: Mapped[int]
+    unbalanced: Mapped[int]
 
 
 class JournalProgress(Base):

@@ -1,4 +1,4 @@
-"""Puts the ledger's outputs into the tables, in the transaction of the caller.
+"""Puts the ledger's outputs into the tables and their sums, in the transaction of the caller.
 
 A row that is already there is left alone, so an output may come twice. A correction is inserted, and only if
 it was not there yet are its differences added to the request and its shares: once, whatever is replayed.
@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accounting.records import BookEntry, Correction, GpuShare, Output, RequestRecord
+from accounting.store import sums
 from accounting.store.many import Inserts, Values
 from accounting.store.schema import (
     TEXT_LIMIT,
@@ -52,14 +53,13 @@ _ERROR_AT = _REQUESTS.names.index("error")
 
 
 class AlreadyThereError(Exception):
-    """Some of the requests are in the table: roll back and write again with `anew=False`."""
+    """Some of the rows are in the table: roll back and write again with `anew=False`."""
 
 
 def write(connection: Connection, outputs: Sequence[Output], *, anew: bool = False) -> None:
     """Insert all of them. A correction must come after its record, in this call or in an earlier one.
 
-    `anew`: as a rule none of the requests is there yet, so nobody looks;
-    raises AlreadyThereError where one is.
+    `anew`: as a rule none of the rows is there yet, so nobody looks; raises AlreadyThereError where one is.
     """
     requests = [o for o in outputs if isinstance(o, RequestRecord)]
     corrections = [o for o in outputs if isinstance(o, Correction)]
@@ -69,7 +69,8 @@ def write(connection: Connection, outputs: Sequence[Output], *, anew: bool = Fal
     if corrections:
         _write_corrections(connection, corrections)
     if books:
-        _BOOKS.run(connection, [_cleaned(_book_values(book)) for book in books])
+        rows = [_cleaned(_book_values(book)) for book in books]
+        _write_books(connection, rows if anew else _unknown_books(connection, rows))
 
 
 def move_progress(connection: Connection, journal_id: str, segment: int) -> None:
@@ -92,9 +93,26 @@ def _unknown(connection: Connection, requests: Sequence[RequestRecord]) -> list[
 
 
 def _write_requests(connection: Connection, requests: Sequence[RequestRecord]) -> None:
-    if _REQUESTS.run(connection, [_request_values(record) for record in requests]) < len(requests):
+    rows = [_request_values(record) for record in requests]
+    if _REQUESTS.run(connection, rows) < len(rows):
         raise AlreadyThereError
     _SHARES.run(connection, _share_values(requests))
+    sums.add_requests(connection, rows)
+
+
+def _unknown_books(connection: Connection, rows: Sequence[Values]) -> list[Values]:
+    """Those that are not in the table, each key once."""
+    found = select(StoredBook.gpu, StoredBook.t0_us).where(
+        StoredBook.gpu.in_({row[0] for row in rows}), StoredBook.t0_us.in_({row[1] for row in rows})
+    )
+    stored = {(gpu, t0_us) for gpu, t0_us in connection.execute(found)}
+    return list({row[:2]: row for row in reversed(rows) if row[:2] not in stored}.values())
+
+
+def _write_books(connection: Connection, rows: Sequence[Values]) -> None:
+    if _BOOKS.run(connection, rows) < len(rows):
+        raise AlreadyThereError
+    sums.add_books(connection, rows)
 
 
 def _write_corrections(connection: Connection, corrections: Sequence[Correction]) -> None:
@@ -103,8 +121,11 @@ def _write_corrections(connection: Connection, corrections: Sequence[Correction]
     new = _known(connection, StoredRequest, rows) - _known(connection, StoredCorrection, rows)
     if not new:
         return
+    before = _requests_as_stored(connection, new)  # and held: nobody deletes them meanwhile
     connection.execute(_insert(connection, StoredCorrection), [rows[uid] for uid in sorted(new)])
     connection.execute(_CORRECT_REQUEST, [_bound(rows[uid]) for uid in sorted(new)])
+    after = _requests_as_stored(connection, new)
+    sums.move_requests(connection, [(before[uid], after[uid]) for uid in sorted(new)])
     by_key = {
         (share["uid"], share["gpu"]): share
         for correction in reversed(corrections)
@@ -158,6 +179,11 @@ def _known(
     """Which of the uids the table has."""
     query = select(table.uid).where(table.uid.in_(list(uids)))
     return set(connection.scalars(query))
+
+
+def _requests_as_stored(connection: Connection, uids: Iterable[str]) -> dict[str, Values]:
+    query = select(StoredRequest.__table__).where(StoredRequest.uid.in_(list(uids))).with_for_update()
+    return {row.uid: tuple(row) for row in connection.execute(query)}
 
 
 def _insert(connection: Connection, table: type[Base]) -> postgresql.Insert | sqlite.Insert:

@@ -11,18 +11,29 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, select, text
 
 import migrations
 from accounting.records import BookEntry, Correction, GpuShare, RequestRecord, corrected
 from accounting.store.engine import StoreError, alembic_config, connect, migrate, writing
 from accounting.store.queries import StoreReader
-from accounting.store.schema import Base, StoredBook, StoredCorrection, StoredRequest
+from accounting.store.schema import (
+    Base,
+    BookSum,
+    StoredBook,
+    StoredCorrection,
+    StoredRequest,
+    UsageKey,
+    UsageSum,
+)
 from accounting.store.writer import StoreWriter
 from tests.accounting.store.databases import Database
 from tests.accounting.store.examples import book, correction, record
 
-TABLES = {"requests", "request_shares", "corrections", "correction_shares", "books", "journal_progress"}
+TABLES = {
+    *("requests", "request_shares", "corrections", "correction_shares", "books", "journal_progress"),
+    *("usage_keys", "usage_sums", "book_sums"),
+}
 
 
 def tables(engine: Engine) -> set[str]:
@@ -76,7 +87,7 @@ def test_a_store_without_corrections_gets_the_table_for_them_and_keeps_its_recor
 ) -> None:
     with writing(database.engine) as connection, connection.begin():
         alembic(connection, "downgrade", "0001")
-    assert tables(database.engine) == TABLES - {"corrections", "correction_shares"}
+    assert tables(database.engine) == {"requests", "request_shares", "books", "journal_progress"}
     store_with(database, f"INSERT INTO requests ({COLUMNS}) VALUES ({VALUES})")
     store_with(database, "INSERT INTO request_shares VALUES ('old', 'GPU-a', 2, 3)")
     migrate(database.engine)
@@ -113,6 +124,29 @@ def test_a_store_without_hosts_gets_their_columns_and_keeps_its_records(database
         alembic(connection, "downgrade", "0002")
     migrate(database.engine)
     assert StoreReader(database.engine).request("uid-000001") == record(1)
+
+
+def test_a_store_without_sums_gets_them_from_its_rows(database: Database) -> None:
+    writer = StoreWriter(database.engine, "journal-1")
+    records = [record(n, tenant=None if n % 2 else "größe", energy_uj=None) for n in range(0, 90_000, 999)]
+    writer.put(
+        [*records, record(1), correction(1), *(book(n, measured_uj=None) for n in range(9))], segment=4
+    )
+    assert writer.close(timeout_s=20)
+
+    def sums() -> list[set[tuple[object, ...]]]:
+        with database.engine.connect() as connection:
+            return [
+                {tuple(row) for row in connection.execute(select(table.__table__))}
+                for table in (UsageKey, UsageSum, BookSum)
+            ]
+
+    kept = sums()
+    assert [len(rows) for rows in kept] == [3, 57, 2]
+    with writing(database.engine) as connection, connection.begin():
+        alembic(connection, "downgrade", "0003")
+    migrate(database.engine)
+    assert sums() == kept
 
 
 def store_with(database: Database, statement: str) -> None:

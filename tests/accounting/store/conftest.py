@@ -6,9 +6,9 @@ import pytest
 
 from accounting.store.queries import StoreReader
 from accounting.store.writer import StoreWriter
-from tests.accounting.store.databases import Database, database, empty_database
+from tests.accounting.store.databases import Database, database, empty_database, postgres
 
-__all__ = ["database", "empty_database"]
+__all__ = ["database", "empty_database", "postgres"]
 
 MakeWriter = Callable[..., StoreWriter]
 

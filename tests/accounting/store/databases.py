@@ -1,11 +1,7 @@
-"""A fresh database for each test: an SQLite file, and PostgreSQL too if JOULEGATE_TEST_POSTGRES_URL is set.
-
-That URL names a database from which others may be created, such as postgresql://me@127.0.0.1/postgres.
-"""
+"""A fresh database for each test: an SQLite file, and one of a PostgreSQL server that the tests start."""
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +14,9 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from accounting.store.engine import connect, migrate
+from benchmarks.servers.postgres import PostgresServer
 
-POSTGRES_URL = os.environ.get("JOULEGATE_TEST_POSTGRES_URL")
-KINDS = ("sqlite", "postgresql") if POSTGRES_URL else ("sqlite",)
+KINDS = ("sqlite", "postgresql")
 
 
 @dataclass
@@ -54,6 +50,30 @@ class Database:
             connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
 
 
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A server that is only for tests, of which each makes databases of its own."""
+    with PostgresServer() as server:
+        yield server
+
+
+@contextmanager
+def new_database(server: PostgresServer) -> Iterator[Database]:
+    """An empty database of the server, dropped at the end."""
+    root = make_url(server.url()).set(drivername="postgresql+psycopg")
+    admin = create_engine(root, isolation_level="AUTOCOMMIT")
+    name = f"joulegate_test_{uuid.uuid4().hex}"
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = server.url(name)
+    engine = connect(url)
+    yield Database(url, engine, admin)
+    engine.dispose()
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
 @pytest.fixture(params=KINDS)
 def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """A database without any table."""
@@ -64,21 +84,8 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[D
         yield Database(url, engine, None)
         engine.dispose()
         return
-    assert POSTGRES_URL is not None
-    admin = create_engine(
-        make_url(POSTGRES_URL).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
-    )
-    name = f"joulegate_test_{uuid.uuid4().hex}"
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    parsed = make_url(POSTGRES_URL).set(drivername="postgresql", database=name)
-    url = parsed.render_as_string(hide_password=False)
-    engine = connect(url)
-    yield Database(url, engine, admin)
-    engine.dispose()
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
+    with new_database(request.getfixturevalue("postgres")) as made:
+        yield made
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from pydantic_settings import (
 )
 
 from proxy.settings_base import Group
+from proxy.settings_billing import Billing, Carbon
 from proxy.settings_meters import Host, Meter, MeterSource
 from proxy.settings_observe import AccessLog, Metrics, Telemetry
 from proxy.settings_routing import Health, Retry, Routing
@@ -199,6 +200,8 @@ class Settings(BaseSettings):
         description="Power usage effectiveness of the building: a factor on what is measured, kept apart from"
         " it. Unknown when left out.",
     )
+    billing: Billing = Billing()
+    carbon: Carbon = Carbon()
     energy: Energy = Energy()
     timeouts: Timeouts = Timeouts()
     routing: Routing = Routing()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -71,7 +72,10 @@ def _type(annotation: Any) -> str:
         return f"{_type(parts[1])} by name"
     if origin is list:
         return f"list of {_type(parts[0])}"
+    if origin is Annotated:
+        return _type(parts[0])
     names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
+    names[Decimal] = "number"
     if annotation in names:
         return names[annotation]
     return "settings" if _group(annotation)[0] is not None else "URL"

@@ -12,11 +12,16 @@ from functools import partial
 
 import numpy as np
 
+from simulator.profiles import profiles
+
 Key = tuple[str, str, int, str, int]
 """Model, GPU, GPUs, task, max_num_seqs."""
 
 Energies = dict[Key, float]
 """Joules per token."""
+
+FP8_RUNGS = {8: 1.60, 16: 1.30, 32: 1.08, 64: 0.92, 256: 0.85}
+"""J/token of FP8 over BF16 in the paper, by max_num_seqs."""
 
 OFF = 0.15
 """How far a simulated headline may be from the one of the same published points, as a share. Chosen."""
@@ -26,6 +31,7 @@ OFF = 0.15
 class Headline:
     """`of` says over how many models or pairs. `paper` is the paper's own figure, over all its models."""
 
+    part: str
     claim: str
     paper: float | None
     points: float
@@ -46,22 +52,23 @@ def headlines(
     """
     found: list[Headline] = []
 
-    def add(claim: str, paper: float | None, ratios: Callable[[Energies], list[float]]) -> None:
+    def add(part: str, claim: str, paper: float | None, ratios: Callable[[Energies], list[float]]) -> None:
         published, ours = ratios(points), ratios(simulated)
         if published:
             mid = (float(np.median(published)), float(np.median(ours)))
-            found.append(Headline(claim, paper, *mid, len(published)))
+            found.append(Headline(part, claim, paper, *mid, len(published)))
 
     for few, many, paper in ((8, 64, 3.4), (8, 128, 4.9), (16, 128, 3.1)):
-        add(f"J/token at {few} over at {many} in flight", paper, partial(_rungs, few=few, many=many))
-    for batch, paper in ((8, 1.60), (16, 1.30), (32, 1.08), (64, 0.92), (256, 0.85)):
-        add(f"J/token, FP8 over BF16 at {batch}", paper, partial(_precisions, batch=batch))
+        ratios = partial(_rungs, few=few, many=many)
+        add("utilisation", f"J/token at {few} over at {many} in flight", paper, ratios)
+    for batch, paper in FP8_RUNGS.items():
+        add("fp8", f"J/token, FP8 over BF16 at {batch}", paper, partial(_precisions, batch=batch))
     if not whole_ladders:
         return found
     for gpu, paper in (("b200", 25.2), ("h100", 23.1)):
-        name = gpu.upper()
-        add(f"J/response, reasoning over chat, {name}", paper, partial(_tasks, answers=answers, gpu=gpu))
-    add("J/token, dearest over cheapest of a ladder", 6.4, _whole)
+        claim = f"J/response, reasoning over chat, {gpu.upper()}"
+        add("task-type", claim, paper, partial(_tasks, answers=answers, gpu=gpu))
+    add("utilisation", "J/token, dearest over cheapest of a ladder", 6.4, _whole)
     for task, paper in (
         ("chat", 0.61),
         ("reasoning", 0.61),
@@ -69,8 +76,24 @@ def headlines(
         ("video-chat", 0.68),
         ("code", 0.56),
     ):
-        add(f"least J/token, B200 over H100, {task}", paper, partial(_gpus, task=task))
+        add("gpus", f"least J/token, B200 over H100, {task}", paper, partial(_gpus, task=task))
     return found
+
+
+PARTS = ("task-type", "utilisation", "fp8", "gpus")
+
+
+def needed(part: str, key: Key) -> bool:
+    """Whether a part of the headlines looks at this configuration."""
+    model, _, _, task, rung = key
+    match part:
+        case "task-type":
+            return task in ("chat", "reasoning")
+        case "fp8":
+            plain = model.removesuffix("-FP8")
+            return rung in FP8_RUNGS and any(p[0] == f"{plain}-FP8" for p in profiles())
+        case _:
+            return True
 
 
 def _least(energies: Energies) -> dict[tuple[str, str, str], tuple[float, Key]]:

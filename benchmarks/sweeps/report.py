@@ -73,11 +73,14 @@ class Results:
         }
 
 
-def show(results: Results) -> None:
+def show(results: Results, part: str | None = None) -> None:
+    """Print all tables, or that of one part of the headlines."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=110)
     for title, head, rows in _tables(results):
+        if part is not None and title not in (HEADLINES, BOOKS):
+            continue
         table = Table(title=title)
         for name in head:
             table.add_column(name, justify="left" if name == head[0] else "right")
@@ -115,12 +118,14 @@ either: images and videos made by diffusion models (the video-to-image result).
 
 Rows = list[list[str]]
 
+BOOKS, HEADLINES = "Books", "Headline results"
+
 
 def _tables(results: Results) -> list[tuple[str, list[str], Rows]]:
     return [
         ("Against the published points", ["what", "aim", "rungs", "tokens/s", "J/token"], _errors(results)),
-        ("Books", ["what", "aim", "here"], _books(results)),
-        ("Headline results", ["claim", "paper", "its points here", "simulated", "of"], _headlines(results)),
+        (BOOKS, ["what", "aim", "here"], _books(results)),
+        (HEADLINES, ["claim", "paper", "its points here", "simulated", "of"], _headlines(results)),
         (
             "By model",
             ["model", "GPUs", "task", "rungs", "tokens/s", "J/token", "by card: J/token"],

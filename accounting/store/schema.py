@@ -222,6 +222,30 @@ class BookSum(Base):
     unbalanced: Mapped[int]
 
 
+class BillingPeriod(Base):
+    """A month whose invoices are final, and the terms (JSON) by which they were made."""
+
+    __tablename__ = "billing_periods"
+
+    period: Mapped[str] = mapped_column(primary_key=True)
+    closed_us: Mapped[int]
+    terms: Mapped[str]
+
+
+class BilledCharge(Base):
+    """A charge (JSON) on the invoices of a closed period. Rows are added and never changed.
+
+    `corrects` is the earlier period that the charge corrects, None for the period's own.
+    """
+
+    __tablename__ = "billed_charges"
+
+    period: Mapped[str] = mapped_column(ForeignKey("billing_periods.period"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    corrects: Mapped[str | None] = mapped_column(index=True)
+    charge: Mapped[str]
+
+
 class JournalProgress(Base):
     """How far a journal is stored: all that its segments before `segment` produce is in the tables."""
 

@@ -32,7 +32,7 @@ from tests.accounting.store.examples import book, correction, record
 
 TABLES = {
     *("requests", "request_shares", "corrections", "correction_shares", "books", "journal_progress"),
-    *("usage_keys", "usage_sums", "book_sums"),
+    *("usage_keys", "usage_sums", "book_sums", "billing_periods", "billed_charges"),
 }
 
 

@@ -108,3 +108,12 @@ def recover(directory: Path, from_segment: int | None) -> tuple[Ledger, Iterator
         return Ledger(), iter(())
     ledger = Ledger(Segment(paths[0]).state)
     return ledger, _hear(ledger, paths, cut_tail=True)
+
+
+def again(directory: Path, from_segment: int | None) -> Iterator[tuple[int, list[Output]]]:
+    """What `recover` yields, beside the service that writes the journal: nothing is cut."""
+    paths = segment_paths(directory)
+    if from_segment is not None:
+        paths = [p for p in paths if int(p.stem) >= from_segment] or paths[-1:]
+    if paths:
+        yield from _hear(Ledger(Segment(paths[0]).state), paths, cut_tail=False)

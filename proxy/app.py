@@ -20,9 +20,9 @@ from accounting.journal import Journal
 from accounting.otlp.directory import Directory
 from accounting.otlp.receiver import Receiver
 from accounting.service import TICK_S, Accountant
-from accounting.store.engine import connect, migrate
+from accounting.store.engine import connect
+from accounting.store.opening import open_writer
 from accounting.store.queries import StoreReader
-from accounting.store.writer import StoreWriter
 from proxy import errors
 from proxy.access_log import AccessLog
 from proxy.ask import header
@@ -129,9 +129,8 @@ async def _start(
     )
     engine = connect(settings.store_url)
     stack.callback(engine.dispose)
-    migrate(engine)
     journal = Journal(settings.data_dir / "journal", fsync=settings.journal.fsync)
-    writer = StoreWriter(engine, journal.id)
+    writer = open_writer(engine, settings.data_dir / "unstored", journal)
     stack.callback(writer.close, 10.0)
     traces = Directory() if settings.otlp.enabled else None
     listener = Observers(watcher, access_log, telemetry, *([] if traces is None else [traces]))

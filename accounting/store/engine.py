@@ -15,13 +15,17 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 BUSY_TIMEOUT_MS = 5_000
 """How long SQLite waits for another process's lock before it gives up with "database is locked"."""
 
 MIGRATION_LOCK = 0x6A6F756C6567
 """Key of PostgreSQL's advisory lock that keeps two services from migrating at once ("jouleg" in ASCII)."""
+
+POOL_TIMEOUT_S = 5.0
+"""How long a question waits for a connection while all of them are in use, as with a slow database."""
 
 _POSTGRES_ARGUMENTS: dict[str, Any] = {
     "connect_timeout": 10,  # seconds
@@ -32,6 +36,10 @@ _POSTGRES_ARGUMENTS: dict[str, Any] = {
 
 class StoreError(Exception):
     """The store could not do what was asked. The message says what and why to a human, without passwords."""
+
+
+class StoreAway(StoreError):
+    """The database cannot be reached, is locked or full: the same may work later."""
 
 
 def reason(error: Exception) -> str:
@@ -47,7 +55,8 @@ def store_errors(engine: Engine, doing: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, CommandError) as error:
         where = engine.url.render_as_string(hide_password=True)
-        raise StoreError(f"{doing} ({where}): {reason(error)}") from error
+        kind = StoreAway if isinstance(error, OperationalError | PoolTimeout) else StoreError
+        raise kind(f"{doing} ({where}): {reason(error)}") from error
 
 
 def connect(url: str) -> Engine:
@@ -114,7 +123,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 def _postgres(url: URL) -> Engine:
     try:
         arguments = {key: value for key, value in _POSTGRES_ARGUMENTS.items() if key not in url.query}
-        return create_engine(url, pool_pre_ping=True, connect_args=arguments)
+        return create_engine(url, pool_pre_ping=True, pool_timeout=POOL_TIMEOUT_S, connect_args=arguments)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
         raise StoreError("PostgreSQL needs its driver: pip install 'joulegate[postgres]'") from error
 
@@ -135,8 +144,8 @@ def alembic_config() -> Config:
 def migrate(engine: Engine) -> None:
     """Bring the schema to the newest revision, in one transaction: wholly or not at all.
 
-    Services that start together wait for each other. Raises StoreError where the database cannot be reached,
-    is no database, or was made by a newer joulegate.
+    Services that start together wait for each other. Raises StoreAway where the database cannot be reached,
+    StoreError where it is no database or was made by a newer joulegate.
     """
     config = alembic_config()
     with store_errors(engine, "cannot prepare the store"), writing(engine) as connection, connection.begin():

@@ -247,9 +247,25 @@ class BilledCharge(Base):
 
 
 class JournalProgress(Base):
-    """How far a journal is stored: all that its segments before `segment` produce is in the tables."""
+    """How far a journal is stored: all that its segments before `segment` produce is in the tables.
+
+    `outputs` is how many were stored in all, `seen_us` when the last were. `needed_us` is the newest time
+    that the segments before `segment` tell of: what is still to come, or to come again, is hardly older.
+    """
 
     __tablename__ = "journal_progress"
 
     journal: Mapped[str] = mapped_column(primary_key=True)
     segment: Mapped[int]
+    outputs: Mapped[int] = mapped_column(server_default="0")
+    needed_us: Mapped[int | None]
+    seen_us: Mapped[int | None]
+
+
+class Deleted(Base):
+    """Rows of `what` (requests, books) older than `before_us` were deleted for their age. Their sums stay."""
+
+    __tablename__ = "deleted"
+
+    what: Mapped[str] = mapped_column(primary_key=True)
+    before_us: Mapped[int]

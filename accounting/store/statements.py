@@ -28,7 +28,6 @@ from accounting.store.many import Inserts, Values
 from accounting.store.schema import (
     TEXT_LIMIT,
     Base,
-    JournalProgress,
     StoredBook,
     StoredCorrection,
     StoredCorrectionShare,
@@ -71,17 +70,6 @@ def write(connection: Connection, outputs: Sequence[Output], *, anew: bool = Fal
     if books:
         rows = [_cleaned(_book_values(book)) for book in books]
         _write_books(connection, rows if anew else _unknown_books(connection, rows))
-
-
-def move_progress(connection: Connection, journal_id: str, segment: int) -> None:
-    """All that the journal's segments before `segment` produce is stored. Never goes back."""
-    insert = _insert(connection, JournalProgress)
-    forward = insert.on_conflict_do_update(
-        index_elements=["journal"],
-        set_={"segment": insert.excluded.segment},
-        where=JournalProgress.segment < insert.excluded.segment,
-    )
-    connection.execute(forward, {"journal": stored_text(journal_id), "segment": segment})
 
 
 def _unknown(connection: Connection, requests: Sequence[RequestRecord]) -> list[RequestRecord]:

@@ -2,8 +2,12 @@
 
 Outputs queue in memory and go to the tables in batches, each with the journal's progress in one transaction.
 A row that is already there is left alone, so an output may come twice. A database that is away, locked or
-full is tried again for ever; meanwhile the queue grows by about 1 kB per output, and what a dying process
-takes with it the journal still has.
+full is tried again for ever; meanwhile the queue goes on in files, and what a dying process takes with it the
+journal still has.
+
+A database may also come back without what it had taken: another server took over that was behind, or an old
+copy was brought back. It is asked how much it has whenever it was away, and then gets the rest again from
+the journal.
 """
 
 from __future__ import annotations
@@ -11,16 +15,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from accounting.records import Output
-from accounting.store.engine import reason, store_errors, writing
-from accounting.store.schema import JournalProgress, stored_text
-from accounting.store.statements import AlreadyThereError, move_progress, write
+from accounting.store.engine import StoreAway, StoreError, migrate, reason, store_errors, writing
+from accounting.store.outbox import PAGE_OUTPUTS, Outbox
+from accounting.store.progress import Progress, happened_us, move_progress, read_progress
+from accounting.store.schema import stored_text
+from accounting.store.spill import Spill
+from accounting.store.statements import AlreadyThereError, write
 
 log = logging.getLogger(__name__)
 
@@ -28,27 +35,47 @@ FEW_OUTPUTS = 20
 LINGER_S = 0.2
 """A commit costs as much as many rows: after a batch of more than a few the next one waits for others."""
 
-BATCH_OUTPUTS = 2_000
-"""A transaction takes whole puts until it holds this many outputs: short enough to let other writers in."""
-
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 10.0
 """The wait after a failure doubles from the first to the most."""
+
+Again = Callable[[int | None], Iterable[tuple[int, Sequence[Output]]]]
+"""Makes all outputs from a segment on once more (None: from the oldest), each with its segment."""
 
 
 class StoreWriter:
     """Stores outputs exactly once. `put` never blocks; everything may be called from any thread."""
 
-    def __init__(self, engine: Engine, journal_id: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        journal_id: str,
+        *,
+        directory: Path | None = None,
+        again: Again | None = None,
+        prepared: bool = True,
+    ) -> None:
+        """`directory` is for what memory has no room for, and for a note of how far all is stored: without
+        one memory holds everything. `prepared`: whether the schema is up to date; else the writer sees to it.
+        Raises OSError where the directory cannot be used.
+        """
         self._engine = engine
-        self._journal_id = journal_id
+        self._journal_id = stored_text(journal_id)
+        self._note = None if directory is None else directory / "stored-segment"
+        self._spill = None if directory is None else Spill(directory)
+        self._again, self._prepared = again, prepared
+        if self._spill is not None:
+            self._spill.clear()
         self._changed = threading.Condition()
-        self._queue: deque[tuple[Sequence[Output], int]] = deque()
+        self._outbox = Outbox(self._changed, self._spill)
         self._puts = 0
         self._puts_stored = 0
         self._pending = 0
         self._last_error: str | None = None
         self._stored_segment: int | None = None
+        self._progress: Progress | None = None  # at least so much the database must have
+        self._sure = False  # the database has been asked for it since it was away
+        self._newest_us: int | None = None
         self._hurry = False  # flush or close asks for a try right now, without waiting for the back-off
         self._busy = False  # the last batch was more than a few outputs
         self._closed = False  # no more puts
@@ -65,7 +92,7 @@ class StoreWriter:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the store's writer is closed")
-            self._queue.append((tuple(outputs), segment))
+            self._outbox.add((tuple(outputs), segment))
             self._puts += 1
             self._pending += len(outputs)
             self._changed.notify_all()
@@ -108,6 +135,7 @@ class StoreWriter:
         stored = self.flush(timeout_s)
         with self._changed:
             self._stop = True
+            self._outbox.close()
             self._changed.notify_all()
         self._thread.join(max(0.0, deadline_s - time.monotonic()))
         if not stored:
@@ -117,16 +145,29 @@ class StoreWriter:
     def progress(self) -> int | None:
         """The first segment of the journal that is not wholly stored; None when nothing was ever stored.
 
-        Asks the database from the caller's thread. Raises StoreError when it cannot be read.
+        Asks the database from the caller's thread; while it is away the note beside the journal says it.
+        Raises StoreError when neither can be read.
         """
-        query = select(JournalProgress.segment).where(
-            JournalProgress.journal == stored_text(self._journal_id)
-        )
-        with (
-            store_errors(self._engine, "cannot read the journal's progress"),
-            self._engine.connect() as connection,
-        ):
-            return connection.execute(query).scalar_one_or_none()
+        try:
+            with (
+                store_errors(self._engine, "cannot read the journal's progress"),
+                self._engine.connect() as connection,
+            ):
+                found = read_progress(connection, self._journal_id)
+        except StoreAway:
+            if self._prepared:
+                raise
+            return self._noted()
+        with self._changed:
+            if self._progress is None:
+                self._progress = found or Progress(0, 0)
+        return None if found is None else found.segment
+
+    def _noted(self) -> int | None:
+        if self._note is None or not self._note.exists():
+            return None
+        text = self._note.read_text().strip()
+        return int(text) if text.isdigit() else None
 
     # The thread.
 
@@ -136,6 +177,7 @@ class StoreWriter:
                 outputs, segment, puts = batch
                 if not self._store_for_sure(outputs, segment):
                     return
+                self._write_note(segment)
                 with self._changed:
                     self._pending -= len(outputs)
                     self._puts_stored += puts
@@ -144,6 +186,7 @@ class StoreWriter:
         finally:
             with self._changed:
                 self._ended = True
+                self._outbox.close()
                 if not self._stop:
                     self._last_error = "the store's thread died; its traceback is in the log"
                 self._changed.notify_all()
@@ -151,24 +194,34 @@ class StoreWriter:
     def _next_batch(self) -> tuple[list[Output], int, int] | None:
         """The next outputs, the segment they reach and how many puts they are; None: time to end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._stop)
+            self._changed.wait_for(lambda: self._outbox or self._stop)
             if not self._stop and self._busy:
-                self._changed.wait_for(self._worth_a_commit, LINGER_S)
+                self._changed.wait_for(lambda: self._stop or self._hurry or self._outbox.full, LINGER_S)
+                self._changed.wait_for(lambda: self._outbox or self._stop)
             if self._stop:
                 return None
-            outputs: list[Output] = []
-            segment = puts = 0
-            while self._queue and len(outputs) < BATCH_OUTPUTS:
-                more, reached = self._queue.popleft()
-                outputs += more
-                segment = max(segment, reached)
-                puts += 1
-            self._hurry = self._hurry and bool(self._queue)
-            self._busy = len(outputs) > FEW_OUTPUTS
-            return outputs, segment, puts
+            taken = self._outbox.take()
+            self._hurry = self._hurry and bool(self._outbox)
+        if isinstance(taken, Path):
+            assert self._spill is not None
+            outputs, segment, puts = self._spill.read(taken)
+            taken.unlink()
+        else:
+            outputs = [output for more, _ in taken for output in more]
+            segment, puts = max(reached for _, reached in taken), len(taken)
+        self._busy = len(outputs) > FEW_OUTPUTS
+        return outputs, segment, puts
 
-    def _worth_a_commit(self) -> bool:
-        return self._stop or self._hurry or sum(len(more) for more, _ in self._queue) >= BATCH_OUTPUTS
+    def _write_note(self, segment: int) -> None:
+        if self._note is None or segment == self._stored_segment:
+            return
+        part = self._note.with_suffix(".part")
+        try:
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(f"{segment}\n")
+            part.rename(self._note)
+        except OSError as error:  # an older note only makes a restart replay more
+            log.warning("store: cannot note how far all is stored (%s)", error)
 
     def _store_for_sure(self, outputs: Sequence[Output], segment: int) -> bool:
         """Try until it works; False when told to stop before."""
@@ -176,8 +229,11 @@ class StoreWriter:
         failed_at_s: float | None = None
         while True:
             try:
+                if not self._sure:
+                    self._make_sure()
                 refused = self._store(outputs, segment)
-            except (SQLAlchemyError, OSError) as error:
+            except (SQLAlchemyError, StoreError, OSError) as error:
+                self._sure = False
                 if failed_at_s is None:
                     failed_at_s = time.monotonic()
                     log.warning(
@@ -193,11 +249,42 @@ class StoreWriter:
                 continue
             if failed_at_s is not None:
                 log.warning("store: writing again after %.1f s", time.monotonic() - failed_at_s)
-            for output, why in refused:
-                log.error("store: left out, as the database can never take it (%s): %r", why, output)
+            _report(refused)
             with self._changed:
                 self._last_error = None
             return True
+
+    def _make_sure(self) -> None:
+        """The database has its tables, and all that it took before; else it gets that again."""
+        if not self._prepared:
+            migrate(self._engine)
+        with self._engine.connect() as connection:
+            found = read_progress(connection, self._journal_id) or Progress(0, 0)
+        expected = self._progress or Progress(self._noted() or 0, 0)
+        if found.segment < expected.segment or found.outputs < expected.outputs:
+            self._give_again(found, expected)
+        else:
+            self._progress = found
+        self._prepared = self._sure = True
+
+    def _give_again(self, found: Progress, expected: Progress) -> None:
+        lost = f"{found.outputs} outputs to segment {found.segment}, not {tuple(expected)}"
+        if self._again is None:
+            log.error("store: the database came back with %s; a restart makes the rest again", lost)
+            self._progress = found
+            return
+        log.warning("store: the database came back with %s; making the rest again from the journal", lost)
+        batch: list[Output] = []
+        made = 0
+        for segment, outputs in self._again(found.segment or None):
+            batch += outputs
+            if len(batch) >= PAGE_OUTPUTS:
+                _report(self._store(batch, segment))
+                made, batch = made + len(batch), []
+        _report(self._store(batch, None))
+        log.warning("store: %d outputs made again", made + len(batch))
+        with self._engine.connect() as connection:
+            self._progress = read_progress(connection, self._journal_id) or Progress(0, 0)
 
     def _store(self, outputs: Sequence[Output], segment: int | None) -> list[tuple[Output, str]]:
         """Store all of it and return the rows that can never be stored, found by halving the batch."""
@@ -220,10 +307,21 @@ class StoreWriter:
         return []
 
     def _transact(self, outputs: Sequence[Output], segment: int | None, *, anew: bool) -> None:
+        before = self._progress or Progress(0, 0)
+        moved = Progress(max(before.segment, segment or 0), before.outputs + len(outputs))
+        # What later segments tell is not much older than the newest of what the earlier ones told.
+        needed_us = self._newest_us if moved.segment > before.segment else None
         with writing(self._engine) as connection, connection.begin():
             write(connection, outputs, anew=anew)
-            if segment is not None:
-                move_progress(connection, self._journal_id, segment)
+            move_progress(connection, self._journal_id, segment, len(outputs), needed_us)
+        self._progress = moved
+        newest_us = max(map(happened_us, outputs), default=0)
+        self._newest_us = max(newest_us, self._newest_us or 0) or None
+
+
+def _report(refused: Iterable[tuple[Output, str]]) -> None:
+    for output, why in refused:
+        log.error("store: left out, as the database can never take it (%s): %r", why, output)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -30,10 +30,7 @@ from accounting.store.writer import StoreWriter
 from tests.accounting.store.databases import Database
 from tests.accounting.store.examples import book, correction, record
 
-TABLES = {
-    *("requests", "request_shares", "corrections", "correction_shares", "books", "journal_progress"),
-    *("usage_keys", "usage_sums", "book_sums", "billing_periods", "billed_charges"),
-}
+TABLES = set(Base.metadata.tables)
 
 
 def tables(engine: Engine) -> set[str]:

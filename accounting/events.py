@@ -213,6 +213,11 @@ class RequestStarted(Event, tag="started", frozen=True, kw_only=True):
     body_bytes: int = 0
     sequences: int = 1
     """Sequences that decode side by side: `n` times the number of prompts."""
+    project: str | None = None
+    """Of the virtual key that it came with, like the next two."""
+    user_id: str | None = None
+    api_key: str | None = None
+    """The key's id, never the key."""
 
 
 class RequestMoved(Event, tag="moved", frozen=True, kw_only=True):

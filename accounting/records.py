@@ -81,6 +81,11 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     host_unmeasured_us: int | None = None
     """The part of its time of which it has no host energy: above 0, host_uj is a lower bound. None where no
     host is measured."""
+    project: str | None = None
+    """Of the virtual key that it came with, like the next two. None: there was no key, or it names none."""
+    user_id: str | None = None
+    api_key: str | None = None
+    """The key's id, never the key."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):

@@ -132,6 +132,9 @@ class Accountant:
         streamed: bool,
         body_bytes: int,
         sequences: int = 1,
+        project: str | None = None,
+        user_id: str | None = None,
+        api_key: str | None = None,
     ) -> int:
         """A request goes to its backend now. Returns the handle for the calls below."""
         handle = self._next_handle
@@ -148,6 +151,9 @@ class Accountant:
             streamed=streamed,
             body_bytes=body_bytes,
             sequences=sequences,
+            project=project,
+            user_id=user_id,
+            api_key=api_key,
         )
         self._by_request_id[request_id] = handle
         self._flying += 1

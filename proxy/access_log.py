@@ -47,6 +47,10 @@ class Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     duration_ms: float | None = None
     uid: str | None = None
     tenant: str | None = None
+    project: str | None = None
+    user_id: str | None = None
+    api_key: str | None = None
+    """The id of the virtual key, never the key."""
     model: str | None = None
     backend: str | None = None
     streamed: bool | None = None
@@ -100,6 +104,9 @@ class AccessLog:
         t_us: int,
         backend: str | None = None,
         tenant: str | None = None,
+        project: str | None = None,
+        user_id: str | None = None,
+        api_key: str | None = None,
     ) -> None:
         """A request that is not accounted for has ended, at `t_us`."""
         if not self._settings.enabled:
@@ -116,6 +123,9 @@ class AccessLog:
                 duration_ms=round(duration_s * 1e3, 3),
                 backend=backend,
                 tenant=tenant,
+                project=project,
+                user_id=user_id,
+                api_key=api_key,
             )
         )
 
@@ -200,6 +210,9 @@ def line_of(record: RequestRecord) -> Line:
         status=record.status,
         http_status=record.http_status,
         tenant=record.tenant,
+        project=record.project,
+        user_id=record.user_id,
+        api_key=record.api_key,
         model=record.model,
         backend=record.backend,
         streamed=record.streamed,

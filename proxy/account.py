@@ -62,6 +62,9 @@ class Account:
             streamed=ask.streamed,
             body_bytes=self.body_bytes,
             sequences=ask.sequences,
+            project=ask.project,
+            user_id=ask.user_id,
+            api_key=ask.api_key,
         )
 
     def move(self, backend_id: str) -> None:

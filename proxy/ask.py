@@ -74,6 +74,10 @@ class Ask:
     sequences: int = 1
     """Sequences that the engine decodes side by side: `n` times the number of prompts."""
     wants_usage: bool = False
+    project: str | None = None
+    user_id: str | None = None
+    api_key: str | None = None
+    """Who the virtual key belongs to, and its id."""
     forced_at: int | None = None
     """Where the body's last brace is, if usage has to be asked for: the client did not, but the proxy needs
     to know."""

@@ -29,6 +29,9 @@ class RequestView(BaseModel):
     id: str = Field(description="unique id given by joulegate")
     request_id: str = Field(description="the x-request-id of the request; a client may use one twice")
     tenant: str | None = Field(description="who is charged")
+    project: str | None = Field(description="project of the virtual key it came with")
+    user_id: str | None = Field(description="user of that key, or the one that the body named")
+    api_key: str | None = Field(description="id of that key, never the key itself")
     model: str | None = Field(description="model as asked for")
     backend: str | None = Field(description="name of the backend that served it")
     route: str = Field(description="path of the API, such as /v1/chat/completions")
@@ -152,6 +155,9 @@ def record_view(record: RequestRecord, pue: float | None = None) -> dict[str, ob
         "id": record.uid,
         "request_id": record.request_id,
         "tenant": record.tenant,
+        "project": record.project,
+        "user_id": record.user_id,
+        "api_key": record.api_key,
         "model": record.model,
         "backend": record.backend,
         "route": record.route,

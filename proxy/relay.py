@@ -79,6 +79,9 @@ class Relay:
                 t_us=self.accountant.clock.now_us(),
                 backend=account.backend_id,
                 tenant=account.ask.tenant,
+                project=account.ask.project,
+                user_id=account.ask.user_id,
+                api_key=account.ask.api_key,
             )
 
     def use(self, settings: Settings) -> None:

@@ -38,6 +38,9 @@ class RequestFilter:
     backend: str | None = None
     status: Status | None = None
     route: str | None = None
+    project: str | None = None
+    user_id: str | None = None
+    api_key: str | None = None
     started_from_us: int | None = None
     started_before_us: int | None = None
     finished_from_us: int | None = None
@@ -193,6 +196,9 @@ def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]]:
         (r.backend, wanted.backend),
         (r.status, wanted.status),
         (r.route, wanted.route),
+        (r.project, wanted.project),
+        (r.user_id, wanted.user_id),
+        (r.api_key, wanted.api_key),
     ]
     conditions: list[ColumnElement[bool]] = [
         c == stored_text(value) for c, value in texts if value is not None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, MetaData, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 TEXT_LIMIT = 512
@@ -80,13 +80,22 @@ class StoredRequest(Base):
     host_uj: Mapped[int | None]
     host_method: Mapped[str | None]
     host_unmeasured_us: Mapped[int | None]
+    project: Mapped[str | None]
+    user_id: Mapped[str | None]
+    api_key: Mapped[str | None]
 
     # Lists come newest first, often of one tenant, model or backend: each index ends in the list's order.
+    # Where no keys are used, those of keys hold nothing and cost nothing.
     __table_args__ = (
         Index(None, "finished_us", "uid"),
         Index(None, "tenant", "finished_us", "uid"),
         Index(None, "model", "finished_us", "uid"),
         Index(None, "backend", "finished_us", "uid"),
+        *(
+            Index(None, name, "finished_us", "uid", sqlite_where=given, postgresql_where=given)
+            for name in ("project", "user_id", "api_key")
+            for given in [text(f"{name} IS NOT NULL")]
+        ),
     )
 
 

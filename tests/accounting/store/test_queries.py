@@ -105,6 +105,9 @@ def test_each_record_of_a_page_has_its_own_shares(store: Store, reader: StoreRea
         (RequestFilter(status="aborted"), [4]),
         (RequestFilter(route="/v1/completions"), [5]),
         (RequestFilter(tenant="other", model="qwen"), []),
+        (RequestFilter(project="p"), [4, 3]),
+        (RequestFilter(project="p", user_id="u"), [4]),
+        (RequestFilter(api_key="key_1"), [5]),
         (RequestFilter(tenant="acme", finished_from_us=T0_US + 4_000_000), [5, 4]),
         (RequestFilter(finished_before_us=T0_US + 1_000_000), [0]),
         (RequestFilter(started_from_us=T0_US + 4_300_000), [5]),
@@ -120,9 +123,9 @@ def test_a_filter_lets_through_what_matches(
         record(0),
         record(1, tenant="other"),
         record(2, model="qwen"),
-        record(3, backend="second"),
-        record(4, status="aborted"),
-        record(5, route="/v1/completions"),
+        record(3, backend="second", project="p"),
+        record(4, status="aborted", project="p", user_id="u"),
+        record(5, route="/v1/completions", api_key="key_1"),
     )
     assert uids(reader.requests(wanted, 100).records) == [f"uid-{n:06}" for n in numbers]
 

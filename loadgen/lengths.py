@@ -24,13 +24,20 @@ PROMPT_SPREAD = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`prompt_tokens` is the mean, what images and videos become included. `path` is the API it uses."""
+    """`prompt_tokens` is the mean, what images and videos become included; `media_tokens` of them are
+    theirs.
+    """
 
     name: str
     title: str
     paper_name: str
     prompt_tokens: int
-    path: str = "/v1/chat/completions"
+    media_tokens: int = 0
+
+    @property
+    def text_tokens(self) -> int:
+        """Mean length of a prompt's text."""
+        return self.prompt_tokens - self.media_tokens
 
 
 TASKS = {
@@ -38,9 +45,9 @@ TASKS = {
     for task in (
         Task("chat", "text conversation", "lm-arena-chat", 230),
         Task("reasoning", "problem solving with reasoning", "gpqa", 300),
-        Task("code", "code completion", "sourcegraph-fim", 1000, "/v1/completions"),
-        Task("image-chat", "talking about images", "image-chat", 490),
-        Task("video-chat", "talking about videos", "video-chat", 2500),
+        Task("code", "code completion", "sourcegraph-fim", 1000),
+        Task("image-chat", "talking about images", "image-chat", 490, 256),
+        Task("video-chat", "talking about videos", "video-chat", 2500, 2240),
     )
 }
 

@@ -10,7 +10,43 @@ import math
 import random
 from typing import NamedTuple
 
-WORDS = ("total", "watts", "joules", "each", "batch", "tokens", "power", "step", "share", "queue")
+WORDS = (
+    *(
+        "the",
+        "and",
+        "for",
+        "are",
+        "but",
+        "not",
+        "you",
+        "all",
+        "any",
+        "can",
+        "had",
+        "her",
+        "was",
+        "one",
+        "our",
+    ),
+    *(
+        "out",
+        "day",
+        "get",
+        "has",
+        "him",
+        "his",
+        "how",
+        "man",
+        "new",
+        "now",
+        "old",
+        "see",
+        "two",
+        "way",
+        "who",
+    ),
+)
+"""Short and common: a token each in nearly every tokenizer, the simulated one included."""
 
 
 class Ask(NamedTuple):

@@ -1,17 +1,18 @@
-"""Locust users for the paper's language tasks: chat, reasoning (problem solving), code (completion).
+"""Locust users for the paper's seven tasks: Chat, ProblemSolving, CodeCompletion, ImageChat, VideoChat,
+TextToImage, TextToVideo. Name one (or several, side by side) at the end of the command line:
 
     locust -f loadgen/taskfile.py --headless -u 16 -r 16 -t 60s -s 60s --host http://127.0.0.1:8080 \\
-        --model NAME --task chat                                       closed loop: 16 in flight
+        --model NAME Chat                                              closed loop: 16 in flight
     locust -f loadgen/taskfile.py --headless -u 1 -t 60s -s 60s --host http://127.0.0.1:8080 \\
-        --model NAME --task code --arrivals poisson --rate 5           open loop: 5 per second
+        --model NAME --arrivals poisson --rate 5 CodeCompletion        open loop: 5 per second
 
-Prompts are random words of the lengths that the task has in the paper (loadgen/lengths.py), answers as long
-as those of --like, a Hugging Face name, or of all its models. No data is downloaded.
+What is sent: loadgen/asks.py; with --data a real data set: loadgen/real.py. No data is downloaded.
 
-In the open loop one user sends at the times of loadgen/arrivals.py, each request in a greenlet of its own.
-All times count from the intended moment. The row `late` (ms) is how long after it the request really was
-sent: where it is more than a few milliseconds the load generator is what is slow, not the server. --arrivals
-may also be a file with one time in seconds per line. See loadgen/locustfile.py for the other rows.
+In the open loop one user sends at the times of loadgen/arrivals.py, each request in a greenlet of its own,
+and all times count from the intended moment. --arrivals may also be a file with one time in seconds per line,
+which is played back --rate times as fast. Where one core is not enough start several, with --share 0/2 and
+--share 1/2: each sends its part of the arrivals and of --requests, with users of its own. (Locust's
+--processes ends answers in flight after some three seconds.)
 """
 
 from __future__ import annotations
@@ -27,89 +28,163 @@ from locust import events, task
 from locust.argument_parser import LocustArgumentParser
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_RUNNING
-from urllib3 import PoolManager
 
-from loadgen import arrivals, lengths
-from loadgen.locustfile import OpenAIUser
-from loadgen.prompts import WORDS
+from loadgen import arrivals, real
+from loadgen.asks import Ask, Maker, Sizes
+from loadgen.user import OpenAIUser
 
 CLOSED = "closed"
-LATE_MS = 20.0
-"""Mean lateness above which the load generator says that it is what is slow."""
 
 
 def add_options(parser: LocustArgumentParser) -> None:
-    add = parser.add_argument
-    add("--task", default="chat", choices=("chat", "reasoning", "code"), help="Which of the paper's tasks")
+    add, usual = parser.add_argument, Sizes()
     add("--like", default="", help="Answers as long as this model's in the paper (Hugging Face name)")
-    add("--longest", type=int, default=32_768, help="Longest answer, in tokens")
-    add("--shorter", type=float, default=1.0, help="Prompts and answers so many times as long")
+    add("--longest", type=int, default=usual.longest, help="Longest answer, in tokens")
+    add("--shorter", type=float, default=usual.shorter, help="Prompts and answers so many times as long")
     add("--arrivals", default=CLOSED, help="closed, constant, poisson, bursty, or a file with times")
-    add("--rate", type=float, default=1.0, help="Open loop: requests per second")
+    add("--rate", type=float, default=1.0, help="Open loop: requests per second; of a file: times as fast")
+    add("--requests", type=int, default=0, help="Send no more than so many (0: without an end)")
+    add("--picture", default=_text(usual.picture), help="Size of pictures that are sent, WIDTHxHEIGHT")
+    add("--clip", default=_text(usual.clip), help="Size of videos that are sent")
+    add("--clip-frames", type=int, default=usual.clip_frames, help="Their frames")
+    add("--output", default="", help="Size of images or videos to make")
+    add("--video-seconds", type=int, default=usual.video_seconds, help="Length of videos to make")
+    add("--steps", type=int, default=None, help="Denoising steps (default: the server's)")
+    add("--share", default="0/1", help="This process is K of N that send together: K/N, K from 0")
+    add("--data", default="", help="Real data: a directory, a file or a data set in the local cache")
+    add("--data-config", default=None, help="Its configuration")
+    add("--split", default="train", help="Its split")
+    add("--column", default=None, help="Its column with the text")
+    add("--download", action="store_true", default=False, help="Let `datasets` download --data")
 
 
 events.init_command_line_parser.add_listener(add_options)  # type: ignore[no-untyped-call]
 
 
+def _text(size: tuple[int, int]) -> str:
+    return "{}x{}".format(*size)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Raises ValueError for what is no WIDTHxHEIGHT."""
+    width, height = (int(part) for part in text.split("x"))
+    return width, height
+
+
+def sizes(options: Any) -> Sizes:
+    usual = Sizes()
+    return Sizes(
+        longest=options.longest,
+        shorter=options.shorter,
+        picture=_size(options.picture),
+        clip=_size(options.clip),
+        clip_frames=options.clip_frames,
+        output=_size(options.output) if options.output else usual.output,
+        video_output=_size(options.output) if options.output else usual.video_output,
+        video_seconds=options.video_seconds,
+        steps=options.steps,
+    )
+
+
 class PaperUser(OpenAIUser):
     """Sends one of the paper's tasks, in a closed or an open loop."""
 
-    kind: ClassVar[str] = "paper"
-    pool_manager = PoolManager(maxsize=10_000)
+    abstract = True
+    _data: ClassVar[Any] = None
+    _left: ClassVar[int | None] = None
 
     def on_start(self) -> None:
         super().on_start()
-        options = self.environment.parsed_options
-        assert options is not None
-        self._options = options
-        self._task = lengths.TASKS[options.task]
-        self._answers = lengths.answer_tokens(options.task, options.like or None)
-        self.kind = options.task  # type: ignore[misc]
+        self._options: Any = self.environment.parsed_options
+        share, of = (int(part) for part in self._options.share.split("/"))
+        self._share = (share, of)
+        if self._options.requests and PaperUser._left is None:
+            PaperUser._left = len(range(share, self._options.requests, of))
+        maker = Maker(self.kind, self._model, self.pick, self._options.like, sizes(self._options))
+        self._asks: Iterator[Ask] = iter(maker.next, None)
+        if self._options.data:
+            self._asks = real.asked(maker, self._rows(), self._options.column, self._place())
+
+    def _rows(self) -> Any:
+        if PaperUser._data is None:
+            options = self._options
+            PaperUser._data = real.load(options.data, options.split, options.data_config, options.download)
+        return PaperUser._data
+
+    def _place(self) -> tuple[int, int]:
+        """Users take turns through the data, so that none sends what another has."""
+        users = max(1, self._options.num_users or 1)
+        return self.number % users * self._share[1] + self._share[0], users * self._share[1]
 
     @task
     def serve(self) -> None:
         if self._options.arrivals == CLOSED:
-            self._ask(None)
+            self._next(None)
             return
         began_s, sending = time.perf_counter(), []
-        for after_s in self._times():
+        for number, after_s in enumerate(self._times()):
+            if number % self._share[1] != self._share[0]:
+                continue
             gevent.sleep(max(0.0, began_s + after_s - time.perf_counter()))
             if self._state != LOCUST_STATE_RUNNING:
                 break  # the time is over: what is in flight may end
-            sending.append(gevent.spawn(self._ask, began_s + after_s))
-            sending = [one for one in sending if not one.dead]
+            sending.append(gevent.spawn(self._next, began_s + after_s))
+            if number % 1000 == 0:
+                sending = [one for one in sending if not one.dead]
         gevent.joinall(sending)
         raise StopUser
 
     def _times(self) -> Iterator[float]:
-        kind = self._options.arrivals
+        kind, rate = self._options.arrivals, self._options.rate
         if kind in arrivals.KINDS:
-            return arrivals.arrivals(kind, self._options.rate, random.Random(self._options.seed))
-        return iter(arrivals.read_trace(Path(kind)))
+            return arrivals.arrivals(kind, rate, random.Random(self._options.seed))
+        return (time_s / rate for time_s in arrivals.read_trace(Path(kind)))
 
-    def _ask(self, intended_s: float | None) -> None:
-        prompt, answer = self.lengths()
-        words = " ".join(self.pick.choices(WORDS, k=prompt))
-        if intended_s is not None:
-            self._note("late", 1000 * (time.perf_counter() - intended_s))
-        body: dict[str, Any] = {"prompt": words}
-        if self._task.path.endswith("/chat/completions"):
-            body = {"messages": [{"role": "user", "content": words}]}
-        self.send(self._task.path, answer, intended_s, **body)
-
-    def lengths(self) -> tuple[int, int]:
-        """Of the next prompt in words, of its answer in tokens."""
-        shorter = self._options.shorter
-        prompt = lengths.draw_prompt(self.pick, self._task.prompt_tokens * shorter)
-        answer = round(lengths.draw_answer(self.pick, self._answers) * shorter)
-        return prompt, min(max(answer, 2), self._options.longest)
+    def _next(self, intended_s: float | None) -> None:
+        if PaperUser._left is not None:
+            if PaperUser._left <= 0:
+                raise StopUser
+            PaperUser._left -= 1
+        self.send(next(self._asks), intended_s)
 
 
-@events.quitting.add_listener  # type: ignore[untyped-decorator]
-def say_if_late(environment: Any, **_: Any) -> None:
-    """Tell when the load generator was the bottleneck."""
-    for (name, kind), entry in environment.stats.entries.items():
-        if kind == "late" and entry.avg_response_time > LATE_MS:
-            print(
-                f"{name}: sent {entry.avg_response_time:.0f} ms late on average: this load generator is slow"
-            )
+class Chat(PaperUser):
+    """Text conversation (LM Arena)."""
+
+    kind = "chat"
+
+
+class ProblemSolving(PaperUser):
+    """Questions with reasoning (GPQA diamond): long answers."""
+
+    kind = "reasoning"
+
+
+class CodeCompletion(PaperUser):
+    """Fill-in-the-middle of an editor, over the Completions API."""
+
+    kind = "code"
+
+
+class ImageChat(PaperUser):
+    """Talk about a picture."""
+
+    kind = "image-chat"
+
+
+class VideoChat(PaperUser):
+    """Talk about a video."""
+
+    kind = "video-chat"
+
+
+class TextToImage(PaperUser):
+    """Images API."""
+
+    kind = "text-to-image"
+
+
+class TextToVideo(PaperUser):
+    """Videos API: a job, its end, its content."""
+
+    kind = "text-to-video"

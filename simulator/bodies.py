@@ -18,6 +18,9 @@ from simulator.tokenizer import VOCABULARY, encode
 IMAGE_TOKENS = 256
 """Prompt tokens of one image: about what the image tasks of arXiv 2601.22076 add to a prompt."""
 
+VIDEO_TOKENS = 2240
+"""Prompt tokens of one video, whatever its length. Assumed."""
+
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -158,7 +161,7 @@ def prompts(given: Prompt, field: str = "prompt") -> list[list[int]]:
 
 
 def chat_prompt(messages: list[Message], tools: list[dict[str, Any]] | None = None) -> tuple[list[int], int]:
-    """Prompt tokens of a conversation, and how many of them stand for images.
+    """Prompt tokens of a conversation, and how many of them stand for images and videos.
 
     Raises EngineError (400) when there are no messages.
     """
@@ -173,8 +176,11 @@ def chat_prompt(messages: list[Message], tools: list[dict[str, Any]] | None = No
             if isinstance(text := part.get("text"), str):
                 tokens += encode(text)
             elif part.get("type") in ("image_url", "input_image", "image"):
-                tokens += _image(part)
+                tokens += _seen(part, IMAGE_TOKENS)
                 image_tokens += IMAGE_TOKENS
+            elif part.get("type") in ("video_url", "input_video", "video"):
+                tokens += _seen(part, VIDEO_TOKENS)
+                image_tokens += VIDEO_TOKENS
             else:
                 raise bad_request("Unknown part type", "messages", part.get("type"))
         if message.tool_calls:
@@ -183,10 +189,10 @@ def chat_prompt(messages: list[Message], tools: list[dict[str, Any]] | None = No
     return tokens + encode("<|assistant|>\n"), image_tokens
 
 
-def _image(part: dict[str, Any]) -> list[int]:
-    """Tokens that stand for an image: the same for the same image, so that the prefix cache can tell."""
+def _seen(part: dict[str, Any], tokens: int) -> list[int]:
+    """Tokens that stand for an image or a video: the same for the same one, for the prefix cache to tell."""
     digest = hashlib.blake2b(json.dumps(part, sort_keys=True).encode(), digest_size=32).digest()
-    return list(digest) * (IMAGE_TOKENS // len(digest))
+    return list(digest) * (tokens // len(digest))
 
 
 def check_length(prompt_tokens: int, asked: int | None, max_model_len: int) -> int:

@@ -101,8 +101,6 @@ def _locust(plan: Plan, in_flight: int, directory: Path) -> list[dict[str, Any]]
     command += [
         "--model",
         plan.model,
-        "--task",
-        plan.task,
         "--like",
         plan.like or plan.model,
         "--seed",
@@ -110,6 +108,7 @@ def _locust(plan: Plan, in_flight: int, directory: Path) -> list[dict[str, Any]]
     ]
     command += ["--longest", str(plan.longest), "--shorter", str(plan.shorter), "--json-file", str(name)]
     command += ["-u", str(in_flight), "-r", str(in_flight), "-t", f"{plan.seconds:g}s", "-s", f"{STOP_S}s"]
+    command += [{"chat": "Chat", "reasoning": "ProblemSolving", "code": "CodeCompletion"}[plan.task]]
     with Path(f"{name}.log").open("wb") as log:
         subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
     try:

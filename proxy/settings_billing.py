@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, field_validator, model_validator
 
 from accounting.billing import tariff as agreed
-from accounting.billing.carbon import Factors, Intensity, micrograms, read_series
+from accounting.billing.carbon import CarbonError, Factors, Intensity, micrograms, read_series
 from accounting.billing.terms import FRACTION_DIGITS, ONE, Bearer, Terms
 from accounting.billing.units import FACTOR_DIGITS, PRICE_DIGITS, scaled
 from proxy.settings_base import Group
@@ -119,6 +119,16 @@ class Carbon(Group):
     embodied_g_per_gpu_hour: Grams | None = Field(
         None, description="Of making one GPU (and what it stands in), over the hours of its life; SCI's M."
     )
+
+    @field_validator("file")
+    @classmethod
+    def _can_be_read(cls, file: Path | None) -> Path | None:
+        if file is not None:
+            try:
+                read_series(file)
+            except CarbonError as error:
+                raise ValueError(str(error)) from error
+        return file
 
 
 def terms_of(billing: Billing, carbon: Carbon, pue: float | None) -> Terms:

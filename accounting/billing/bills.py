@@ -11,7 +11,8 @@ from accounting.billing.charges import Charge
 from accounting.billing.closing import Closings
 from accounting.billing.day import order
 from accounting.billing.invoice import adjustments
-from accounting.billing.source import Source, month_us
+from accounting.billing.source import Source, day_name, month_us
+from accounting.billing.tariff import DAY_US
 from accounting.billing.terms import Terms
 
 Done = Callable[[str], None]
@@ -56,6 +57,15 @@ class Bills:
             for entry in closed.values():
                 charges += self._late(entry.period, entry.terms)
         return Month(period, charges, self._terms, False)
+
+    def days(self, start_us: int, end_us: int) -> list[Charge]:
+        """The charges of whole UTC days as they are known now: by a closed month's terms, else today's."""
+        closed = {entry.period: entry.terms for entry in self._closings.all()}
+        found: list[Charge] = []
+        for t_us in range(start_us, end_us, DAY_US):
+            terms = closed.get(day_name(t_us)[:7], self._terms)
+            found += self._source.charges(t_us, t_us + DAY_US, terms, self._intensity)
+        return found
 
     def _late(self, period: str, terms: Terms) -> list[Charge]:
         now = self._source.charges(*_span(period), terms, self._intensity)

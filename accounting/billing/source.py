@@ -16,6 +16,9 @@ from accounting.records import Boundary
 from accounting.store.queries import StoreReader, TooManyRows
 from accounting.store.rollups import Dimension, UsageReader, UsageRow
 
+COUNTED: list[str | bool | None] = ["ok", "client_error", "engine_error", "aborted", "lost"]
+"""Statuses of requests that reached an engine."""
+
 _Row = TypeVar("_Row")
 
 
@@ -50,14 +53,16 @@ class Source:
     def uses(self, start_us: int, end_us: int) -> list[Use]:
         """By hour and who."""
         groups: list[Dimension] = ["project", "tenant", "user_id", "api_key", "model"]
-        rows = _by_parts(
-            lambda t0_us, t1_us: self._usage.usage(t0_us, t1_us, "hour", groups), start_us, end_us
+        rows = by_parts(
+            lambda t0_us, t1_us: self._usage.usage(t0_us, t1_us, "hour", groups, {"status": COUNTED}),
+            start_us,
+            end_us,
         )
         return [_use(row) for row in rows]
 
     def shared(self, start_us: int, end_us: int) -> list[Shared]:
         """By hour and boundary."""
-        rows = _by_parts(
+        rows = by_parts(
             lambda t0_us, t1_us: self._books.books(t0_us, t1_us, None, HOUR_US).rows, start_us, end_us
         )
         sums: dict[tuple[int, Boundary], list[int]] = defaultdict(lambda: [0, 0, 0])
@@ -88,15 +93,17 @@ class Source:
             done(day)
 
 
-def _by_parts(ask: Callable[[int, int], list[_Row]], start_us: int, end_us: int) -> list[_Row]:
-    """All rows of whole hours, halving the time where the store says that there are too many at once."""
+def by_parts(
+    ask: Callable[[int, int], list[_Row]], start_us: int, end_us: int, width_us: int = HOUR_US
+) -> list[_Row]:
+    """All rows of whole buckets, halving the time where the store says that there are too many at once."""
     try:
         return ask(start_us, end_us)
     except TooManyRows:
-        middle_us = start_us + (end_us - start_us) // (2 * HOUR_US) * HOUR_US
+        middle_us = start_us + (end_us - start_us) // (2 * width_us) * width_us
         if middle_us == start_us:
             raise
-        return _by_parts(ask, start_us, middle_us) + _by_parts(ask, middle_us, end_us)
+        return by_parts(ask, start_us, middle_us, width_us) + by_parts(ask, middle_us, end_us, width_us)
 
 
 def _use(row: UsageRow) -> Use:

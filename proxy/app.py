@@ -27,6 +27,7 @@ from proxy import errors
 from proxy.access_log import AccessLog
 from proxy.ask import header
 from proxy.backends import Backend, Backends
+from proxy.billing import billing_of
 from proxy.engine_metrics import EngineMetrics, Pace
 from proxy.meters import build
 from proxy.metrics import Metrics
@@ -34,7 +35,7 @@ from proxy.observers import Observers
 from proxy.relay import Relay
 from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
-from proxy.routes import energy, models, ops
+from proxy.routes import energy, models, ops, usage
 from proxy.settings import Settings
 from proxy.span_export import exporting
 from proxy.state import State, Watcher
@@ -75,6 +76,7 @@ def create_app(
     app.add_middleware(RequestIds)
     app.include_router(ops.router)
     app.include_router(energy.router)
+    app.include_router(usage.router)
     app.include_router(models.router)
     app.mount("/", _nothing)
     return app
@@ -183,6 +185,7 @@ async def _start(
     )
     app.state.front = relay.front
     app.state.pue = settings.pue
+    app.state.billing = billing_of(settings, engine)
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
     metrics.observe(accountant, backends, access_log, telemetry)

@@ -21,6 +21,11 @@ def boundary_of(device: str) -> Boundary:
     return "host" if device.startswith("host:") else "gpu"
 
 
+def uid_at(t_us: int) -> str:
+    """What the uids of requests that start at this time begin with: milliseconds, in twelve hex digits."""
+    return f"{t_us // 1000:012x}"
+
+
 class GpuShare(msgspec.Struct, kw_only=True):
     """A request's part of one GPU's energy."""
 

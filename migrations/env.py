@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection
 
 from accounting.store.engine import connect, writing
+from accounting.store.partitions import is_compared
 from accounting.store.schema import Base
 
 
@@ -19,6 +20,7 @@ def run(connection: Connection) -> None:
         target_metadata=Base.metadata,
         transactional_ddl=True,  # also on SQLite: see the listeners in accounting/store/engine.py
         render_as_batch=True,  # SQLite alters a table only by copying it
+        include_object=is_compared,
     )
     with context.begin_transaction():
         context.run_migrations()

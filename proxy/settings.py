@@ -116,6 +116,20 @@ class Journal(Group):
     )
 
 
+class Store(Group):
+    """How long rows are kept. Their sums by hour and day are kept for ever."""
+
+    requests_days: int | None = Field(
+        None, ge=1, description="Days that requests are kept in the store; for ever when left out."
+    )
+    books_days: int | None = Field(
+        7,
+        ge=1,
+        description="Days that the entries of the books are kept, one per device and half second; null: for"
+        " ever.",
+    )
+
+
 class Energy(Group):
     in_streams: Literal["with_usage", "always", "never"] = Field(
         "with_usage",
@@ -208,6 +222,7 @@ class Settings(BaseSettings):
     health: Health = Health()
     retry: Retry = Retry()
     journal: Journal = Journal()
+    store: Store = Store()
     otlp: Otlp = Otlp()
     telemetry: Telemetry = Telemetry()
     metrics: Metrics = Metrics()

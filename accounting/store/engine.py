@@ -42,6 +42,14 @@ class StoreAway(StoreError):
     """The database cannot be reached, is locked or full: the same may work later."""
 
 
+class CannotAnswer(StoreError):
+    """The question cannot be answered as it was put; the message says how to put it."""
+
+
+class DetailDeleted(CannotAnswer):
+    """What was asked for was deleted for its age; the sums by hour are there."""
+
+
 def reason(error: Exception) -> str:
     """One line of `error`: the driver's own words where there are some, without statement and parameters."""
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error

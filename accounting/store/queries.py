@@ -1,4 +1,4 @@
-"""Reads the store: one request, pages of requests, sums over the books."""
+"""Reads the store: one request, pages of requests, sums over the books (`book_queries.py`)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, case, func, literal, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, literal, select, tuple_
 
 from accounting.events import Status
 from accounting.records import Boundary, GpuShare, RequestRecord, boundary_of
-from accounting.store.engine import StoreError, store_errors
+from accounting.store.book_queries import Window, book_query
+from accounting.store.engine import CannotAnswer, store_errors
 from accounting.store.schema import (
-    StoredBook,
     StoredCorrection,
     StoredRequest,
     StoredShare,
@@ -25,7 +24,7 @@ MAX_BOOK_ROWS = 10_000
 """Most rows (GPUs times buckets) that `books` answers, so that a question cannot fill the memory."""
 
 
-class TooManyRows(StoreError):
+class TooManyRows(CannotAnswer):
     """The answer would be larger than `MAX_BOOK_ROWS`."""
 
 
@@ -137,43 +136,13 @@ class StoreReader:
     ) -> Books:
         """Sums per GPU over the intervals that start in [t0_us, t1_us), in buckets of `bucket_us` if given.
 
-        Buckets start at multiples of their width. Raises TooManyRows above `MAX_BOOK_ROWS`.
+        Buckets start at multiples of their width. Raises TooManyRows above `MAX_BOOK_ROWS`, DetailDeleted
+        where whole hours only are known any more.
         """
-        b = StoredBook
-        booked = b.requests_uj + b.idle_uj + b.unobserved_uj + b.unmeasured_uj
-        sums: dict[str, ColumnElement[Any]] = {
-            "t0_us": func.min(b.t0_us),
-            "t1_us": func.max(b.t1_us),
-            "measured_uj": func.sum(b.measured_uj),
-            "requests_uj": func.sum(b.requests_uj),
-            "idle_uj": func.sum(b.idle_uj),
-            "unobserved_uj": func.sum(b.unobserved_uj),
-            "unmeasured_uj": func.sum(b.unmeasured_uj),
-            "covered_us": func.sum(b.covered_us),
-            "not_covered_us": func.sum(b.t1_us - b.t0_us - b.covered_us),
-            "intervals": func.count(),
-            "unbalanced": func.sum(case((func.coalesce(b.measured_uj, 0) == booked, 0), else_=1)),
-        }
-        keys: list[ColumnElement[Any] | InstrumentedAttribute[str]] = [b.gpu]
-        if bucket_us is not None:
-            width = literal(
-                bucket_us, literal_execute=True
-            )  # PostgreSQL must see that both places say the same
-            keys.insert(0, b.t0_us - b.t0_us % width)
-        labels = ["bucket_us", "gpu"][-len(keys) :]
-        query = select(
-            *(key.label(label) for key, label in zip(keys, labels, strict=True)),
-            *(column.label(name) for name, column in sums.items()),
-        )
-        if t0_us is not None:
-            query = query.where(b.t0_us >= t0_us)
-        if t1_us is not None:
-            query = query.where(b.t0_us < t1_us)
-        if gpu is not None:
-            query = query.where(b.gpu == stored_text(gpu))
-        query = query.group_by(*keys).order_by(*keys).limit(MAX_BOOK_ROWS + 1)
+        device = None if gpu is None else stored_text(gpu)
         with store_errors(self._engine, "cannot read the books"), self._engine.connect() as connection:
-            found = connection.execute(query).all()
+            query = book_query(connection, Window(t0_us, t1_us, device, bucket_us))
+            found = connection.execute(query.limit(MAX_BOOK_ROWS + 1)).all()
         if len(found) > MAX_BOOK_ROWS:
             raise TooManyRows(f"more than {MAX_BOOK_ROWS} rows: ask for a shorter time or wider buckets")
         rows = [_books_row(row) for row in found]

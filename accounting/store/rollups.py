@@ -24,8 +24,9 @@ from sqlalchemy import (
     select,
 )
 
-from accounting.store.engine import store_errors
+from accounting.store.engine import DetailDeleted, store_errors
 from accounting.store.queries import TooManyRows
+from accounting.store.retention import deleted_before_us
 from accounting.store.schema import StoredRequest, UsageKey, UsageSum, stored_text
 from accounting.store.sums import COUNTED, DAY_US, DIMENSIONS, HOUR_US, PLAIN, SUMMED
 
@@ -112,10 +113,15 @@ class UsageReader:
         Times in UTC microseconds. Hours and days are counted whole: a bucket that the window touches is in
         the answer with all that is in it. Without buckets the window is taken in whole hours. Buckets and
         groups without requests have no row. `filters`: of each dimension named one of the values (None:
-        unknown). Raises TooManyRows above MAX_USAGE_ROWS.
+        unknown). Raises TooManyRows above MAX_USAGE_ROWS, DetailDeleted for minutes whose requests were
+        deleted for their age.
         """
         with store_errors(self._engine, "cannot read the usage"), self._engine.connect() as connection:
             if bucket == "minute":
+                deleted_us = deleted_before_us(connection, "requests")
+                if start_us < deleted_us:
+                    when = f"before {deleted_us // 1_000_000} (unix seconds)"
+                    raise DetailDeleted(f"requests {when} were deleted for their age: ask for whole hours")
                 return from_requests(connection, start_us, end_us, bucket, group_by, filters)
             return _from_sums(connection, start_us, end_us, bucket, group_by, filters)
 

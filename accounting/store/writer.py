@@ -21,10 +21,11 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from accounting.records import Output
+from accounting.records import BookEntry, Output
 from accounting.store.engine import StoreAway, StoreError, migrate, reason, store_errors, writing
 from accounting.store.outbox import PAGE_OUTPUTS, Outbox
 from accounting.store.progress import Progress, happened_us, move_progress, read_progress
+from accounting.store.retention import deleted_before_us
 from accounting.store.schema import stored_text
 from accounting.store.spill import Spill
 from accounting.store.statements import AlreadyThereError, write
@@ -76,6 +77,7 @@ class StoreWriter:
         self._progress: Progress | None = None  # at least so much the database must have
         self._sure = False  # the database has been asked for it since it was away
         self._newest_us: int | None = None
+        self._deleted = {"requests": 0, "books": 0}  # before when rows were deleted for their age
         self._hurry = False  # flush or close asks for a try right now, without waiting for the back-off
         self._busy = False  # the last batch was more than a few outputs
         self._closed = False  # no more puts
@@ -231,7 +233,7 @@ class StoreWriter:
             try:
                 if not self._sure:
                     self._make_sure()
-                refused = self._store(outputs, segment)
+                refused = self._store(self._not_deleted(outputs), segment)
             except (SQLAlchemyError, StoreError, OSError) as error:
                 self._sure = False
                 if failed_at_s is None:
@@ -260,12 +262,24 @@ class StoreWriter:
             migrate(self._engine)
         with self._engine.connect() as connection:
             found = read_progress(connection, self._journal_id) or Progress(0, 0)
+            self._deleted = {what: deleted_before_us(connection, what) for what in ("requests", "books")}
         expected = self._progress or Progress(self._noted() or 0, 0)
         if found.segment < expected.segment or found.outputs < expected.outputs:
             self._give_again(found, expected)
         else:
             self._progress = found
         self._prepared = self._sure = True
+
+    def _not_deleted(self, outputs: Sequence[Output]) -> Sequence[Output]:
+        """Without what is older than all that is kept: its sums may have it already.
+
+        Such a thing comes only from a journal that was silent for weeks, as nothing is deleted before.
+        """
+        kept = [o for o in outputs if happened_us(o) >= self._deleted["books" if _is_book(o) else "requests"]]
+        if len(kept) < len(outputs):
+            lost = len(outputs) - len(kept)
+            log.warning("store: left out %d outputs that are older than what is kept", lost)
+        return kept
 
     def _give_again(self, found: Progress, expected: Progress) -> None:
         lost = f"{found.outputs} outputs to segment {found.segment}, not {tuple(expected)}"
@@ -279,9 +293,9 @@ class StoreWriter:
         for segment, outputs in self._again(found.segment or None):
             batch += outputs
             if len(batch) >= PAGE_OUTPUTS:
-                _report(self._store(batch, segment))
+                _report(self._store(self._not_deleted(batch), segment))
                 made, batch = made + len(batch), []
-        _report(self._store(batch, None))
+        _report(self._store(self._not_deleted(batch), None))
         log.warning("store: %d outputs made again", made + len(batch))
         with self._engine.connect() as connection:
             self._progress = read_progress(connection, self._journal_id) or Progress(0, 0)
@@ -322,6 +336,10 @@ class StoreWriter:
 def _report(refused: Iterable[tuple[Output, str]]) -> None:
     for output, why in refused:
         log.error("store: left out, as the database can never take it (%s): %r", why, output)
+
+
+def _is_book(output: Output) -> bool:
+    return isinstance(output, BookEntry)
 
 
 def _is_refusal(error: Exception) -> bool:

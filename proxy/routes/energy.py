@@ -18,8 +18,8 @@ from fastapi import APIRouter, Query, Request
 
 from accounting.events import Status
 from accounting.records import RequestRecord
-from accounting.store.engine import StoreError
-from accounting.store.queries import Books, Cursor, Page, RequestFilter, TooManyRows
+from accounting.store.engine import CannotAnswer, StoreError
+from accounting.store.queries import Books, Cursor, Page, RequestFilter
 from proxy.energy_views import BooksList, RequestList, RequestView, books_view, record_view
 from proxy.errors import ApiError, BadRequest, NotFound
 
@@ -157,7 +157,7 @@ def read_books(
     bucket_us = None if bucket_width_s is None else bucket_width_s * 1_000_000
     try:
         books = _energy(request).books(t0_us, t1_us, gpu, bucket_us)
-    except TooManyRows as error:
+    except CannotAnswer as error:
         raise BadRequest(str(error), param="bucket_width_s") from error
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error

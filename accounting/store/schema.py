@@ -1,5 +1,5 @@
 """The tables: one row per request, per share of a GPU, per correction, per book entry; their sums by hour and
-day (`rollups.py` reads them); and how far each journal is stored.
+day (`rollups.py` reads them); virtual keys and their limits; and how far each journal is stored.
 
 Energies are integer microjoules and times integer UTC microseconds, both 64 bits wide. NULL means "not
 known", as None does in the records. A change here needs a migration in `migrations/versions/`; a test
@@ -83,6 +83,14 @@ class StoredRequest(Base):
     project: Mapped[str | None]
     user_id: Mapped[str | None]
     api_key: Mapped[str | None]
+    job: Mapped[str | None]
+    media_kind: Mapped[str | None]
+    media_count: Mapped[int | None]
+    media_width: Mapped[int | None]
+    media_height: Mapped[int | None]
+    media_steps: Mapped[int | None]
+    media_frames: Mapped[int | None]
+    media_fps: Mapped[float | None]
 
     # Lists come newest first, often of one tenant, model or backend: each index ends in the list's order.
     # Where no keys are used, those of keys hold nothing and cost nothing.
@@ -96,6 +104,7 @@ class StoredRequest(Base):
             for name in ("project", "user_id", "api_key")
             for given in [text(f"{name} IS NOT NULL")]
         ),
+        Index(None, "job", sqlite_where=text("job IS NOT NULL"), postgresql_where=text("job IS NOT NULL")),
     )
 
 
@@ -278,3 +287,54 @@ class Deleted(Base):
 
     what: Mapped[str] = mapped_column(primary_key=True)
     before_us: Mapped[int]
+
+
+class AccessKey(Base):
+    """A virtual key (`access.keys.Key`). Rows are never deleted: requests name them."""
+
+    __tablename__ = "access_keys"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    hint: Mapped[str]
+    project: Mapped[str]
+    team: Mapped[str | None]
+    user_id: Mapped[str | None]
+    models: Mapped[str | None]
+    any_tenant: Mapped[bool]
+    created_us: Mapped[int]
+    expires_us: Mapped[int | None]
+    revoked_us: Mapped[int | None]
+
+
+class AccessSecret(Base):
+    """The hash of a secret of a key; of a secret that was replaced, until when it is still good."""
+
+    __tablename__ = "access_secrets"
+
+    hash: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(ForeignKey("access_keys.id"))
+    created_us: Mapped[int]
+    expires_us: Mapped[int | None]
+
+
+class AccessLimit(Base):
+    """The limits on a key, a project or a team (`access.keys.Limits`); `scope` says which."""
+
+    __tablename__ = "access_limits"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    requests_per_minute: Mapped[int | None]
+    tokens_per_minute: Mapped[int | None]
+    parallel_requests: Mapped[int | None]
+    uj_per_day: Mapped[int | None]
+    uj_per_month: Mapped[int | None]
+
+
+class AccessVersion(Base):
+    """One row, `id` 1, that grows with every change of keys and limits, so that a look at it tells of them."""
+
+    __tablename__ = "access_version"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    version: Mapped[int]

@@ -21,9 +21,11 @@ from accounting.otlp.directory import Directory
 from accounting.otlp.receiver import Receiver
 from accounting.service import TICK_S, Accountant
 from accounting.store.engine import connect
+from accounting.store.glance import GlanceReader
 from accounting.store.opening import open_writer
 from accounting.store.queries import StoreReader
-from proxy import errors
+from accounting.store.retention import Keeper
+from proxy import errors, page
 from proxy.access_log import AccessLog
 from proxy.ask import header
 from proxy.backends import Backend, Backends
@@ -35,7 +37,7 @@ from proxy.observers import Observers
 from proxy.relay import Relay
 from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
-from proxy.routes import energy, models, ops, usage
+from proxy.routes import energy, glance, models, ops, usage
 from proxy.settings import Settings
 from proxy.span_export import exporting
 from proxy.state import State, Watcher
@@ -75,9 +77,11 @@ def create_app(
     errors.install(app)
     app.add_middleware(RequestIds)
     app.include_router(ops.router)
+    app.include_router(glance.router)
     app.include_router(energy.router)
     app.include_router(usage.router)
     app.include_router(models.router)
+    page.install(app)
     app.mount("/", _nothing)
     return app
 
@@ -134,6 +138,9 @@ async def _start(
     journal = Journal(settings.data_dir / "journal", fsync=settings.journal.fsync)
     writer = open_writer(engine, settings.data_dir / "unstored", journal)
     stack.callback(writer.close, 10.0)
+    kept = settings.store
+    keeper = Keeper(engine, requests_days=kept.requests_days, books_days=kept.books_days)
+    stack.callback(keeper.close)
     traces = Directory() if settings.otlp.enabled else None
     listener = Observers(watcher, access_log, telemetry, *([] if traces is None else [traces]))
     keep = settings.journal.keep_segments
@@ -186,6 +193,7 @@ async def _start(
     app.state.front = relay.front
     app.state.pue = settings.pue
     app.state.billing = billing_of(settings, engine)
+    app.state.glance = GlanceReader(engine)
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
     metrics.observe(accountant, backends, access_log, telemetry)

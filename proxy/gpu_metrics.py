@@ -24,6 +24,7 @@ from accounting.events import (
     MeterQuality,
     MeterUp,
 )
+from accounting.records import boundary_of
 
 POWER_OVER_US = 1_000_000
 """Power is the mean over the last second, or over the last two changes of a slower counter."""
@@ -109,6 +110,36 @@ class GpuMetrics:
         if gpu not in self._devices:
             self._devices[gpu] = _Device()
         return self._devices[gpu]
+
+    def devices(self) -> list[dict[str, object]]:
+        """Every device as it is now: the fields of the REST surface's `DeviceView`."""
+        views = [self._view(gpu, device) for gpu, device in self._devices.items()]
+        return sorted(
+            views, key=lambda view: (view["boundary"], view["node"], view["index"] is None, view["index"])
+        )
+
+    def _view(self, gpu: str, device: _Device) -> dict[str, object]:
+        up, down, said = device.up, device.down, device.said
+        limit_mw = said.power_limit_mw if said is not None else None
+        if limit_mw is None and up is not None:
+            limit_mw = up.power_limit_mw
+        use = said.utilization_percent if said is not None else None
+        return {
+            "gpu": gpu,
+            "boundary": boundary_of(gpu),
+            "index": None if up is None else up.index,
+            "node": self._node if up is None or up.node is None else up.node,
+            "device": None if up is None else up.device,
+            "method": "none" if up is None or down is not None else up.method,
+            "simulated": up is not None and up.simulated,
+            "power_watts": device.power_w,
+            "power_limit_watts": None if limit_mw is None else limit_mw / 1000,
+            "temperature_celsius": None if said is None else said.temperature_c,
+            "utilization_ratio": None if use is None else use / 100,
+            "clock_reasons": None if said is None else said.clock_reasons,
+            "energy_joules": device.energy_mj / 1000 if device.reads else None,
+            "fault": None if down is None else f"{down.code}: {down.message}",
+        }
 
     def collect(self) -> Iterator[Metric]:
         yield from self._energy()

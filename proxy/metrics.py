@@ -129,6 +129,10 @@ class Metrics:
             await asyncio.sleep(0)
         return b"".join(parts)
 
+    def devices(self) -> list[dict[str, object]]:
+        """Every GPU and host as it is now (`GpuMetrics.devices`)."""
+        return self._gpus.devices()
+
     def event(self, event: AnyEvent) -> None:
         self._gpus.event(event)
 

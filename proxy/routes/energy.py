@@ -79,7 +79,7 @@ def _pue(request: Request) -> float | None:
     return cast(float | None, request.app.state.pue)
 
 
-def _window(start_time: float | None, end_time: float | None) -> tuple[int | None, int | None]:
+def window(start_time: float | None, end_time: float | None) -> tuple[int | None, int | None]:
     """[start, end) in microseconds. A float holds unix seconds to better than a microsecond until 2100."""
     if start_time is not None and end_time is not None and end_time <= start_time:
         raise BadRequest("end_time: has to be later than start_time", param="end_time")
@@ -116,7 +116,7 @@ def list_requests(
     after: Annotated[str | None, Query(description="next_page of the page before")] = None,
 ) -> dict[str, object]:
     """Requests that finished in [start_time, end_time) (unix seconds), newest first."""
-    t0_us, t1_us = _window(start_time, end_time)
+    t0_us, t1_us = window(start_time, end_time)
     wanted = RequestFilter(
         tenant=tenant,
         model=model,
@@ -153,7 +153,7 @@ def read_books(
     ] = None,
 ) -> dict[str, object]:
     """The books of the intervals that start in [start_time, end_time) (unix seconds), by device, and sums."""
-    t0_us, t1_us = _window(start_time, end_time)
+    t0_us, t1_us = window(start_time, end_time)
     bucket_us = None if bucket_width_s is None else bucket_width_s * 1_000_000
     try:
         books = _energy(request).books(t0_us, t1_us, gpu, bucket_us)

@@ -1,0 +1,65 @@
+// One request: its figures, the power of its GPUs while it was in flight, and who shared them.
+
+import { ask } from "./api.js";
+import * as charts from "./charts.js";
+import * as show from "./format.js";
+import { facts } from "./panels.js";
+import { rowOf } from "./points.js";
+
+const MOST_SHOWN = 25;
+const dialog = document.getElementById("detail");
+const part = (name) => document.getElementById(`detail-${name}`);
+
+dialog.querySelector(".close").addEventListener("click", () => dialog.close());
+
+export async function openDetail(id) {
+  const [request, beside] = await Promise.all([ask(`requests/${id}`), ask(`points/${id}`, { limit: MOST_SHOWN })]);
+  part("title").textContent = `Request ${request.request_id}`;
+  facts(part("facts"), factsOf(request));
+  if (!dialog.open) dialog.showModal();
+  const rows = beside.id.map((_, i) => rowOf(beside, i));
+  const { started_at: start, finished_at: end } = request;
+  part("about").textContent = rows.length > 1
+    ? `${show.count(rows.length - 1)}${beside.more ? " and more" : ""} others were in flight on ${show.name(request.backend)}.`
+    : "Nobody else was in flight on its backend.";
+  charts.drawCompany(part("company"), rows, start, end);
+  charts.drawPower(part("power"), await powerOf(request), start, end);
+}
+
+function factsOf(request) {
+  const uncertainty = request.uncertainty_joules === null ? "" : ` ± ${show.joules(request.uncertainty_joules)}`;
+  const toFirst = request.first_token_at === null ? null : request.first_token_at - request.started_at;
+  const decode = request.first_token_at === null ? null : request.finished_at - request.first_token_at;
+  return [
+    ["Energy", show.joules(request.energy_joules) + uncertainty],
+    ["Prefill", show.joules(request.prefill_joules)],
+    ["Decode", show.joules(request.decode_joules)],
+    ["Static share", show.joules(request.static_joules)],
+    ["Per output token", show.joules(request.joules_per_output_token)],
+    ["Queue and prefill", show.seconds(toFirst)],
+    ["Decode time", show.seconds(decode)],
+    ["Tokens in, cached, out", [request.prompt_tokens, request.cached_tokens, request.completion_tokens].map(show.count).join(", ")],
+    ["Model", show.name(request.model)],
+    ["Tenant", show.name(request.tenant)],
+    ["Status", request.error === null ? request.status : `${request.status}: ${request.error}`],
+    ["How it was got", `${request.attribution_method}, ${request.meter}${request.simulated ? ", simulated GPU" : ""}`],
+    ["State", request.correction_joules === null ? request.state : `${request.state}, corrected by ${show.joules(request.correction_joules)}`],
+    ["Not measured", show.seconds(request.unmeasured_seconds)],
+    ["joulegate's id", request.id],
+  ];
+}
+
+/** Mean power of each of its GPUs by interval of the books. */
+async function powerOf(request) {
+  const margin = 1;
+  const times = { start_time: (request.started_at - margin).toFixed(6), end_time: (request.finished_at + margin).toFixed(6), bucket_width_s: 1 };
+  const curves = [];
+  for (const { gpu } of request.gpus) {
+    const rows = (await ask("books", { ...times, gpu })).data.filter((row) => row.measured_uj !== null);
+    curves.push({
+      name: gpu, x: rows.flatMap((row) => [row.start_time, row.end_time]),
+      y: rows.flatMap((row) => Array(2).fill(row.measured_joules / (row.end_time - row.start_time))),
+    });
+  }
+  return curves;
+}

@@ -2,10 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Protocol
+
+from accounting.clock import Clock
 from accounting.events import EngineTimes, Status, Usage
 from accounting.records import RequestRecord
-from accounting.service import Accountant
 from proxy.ask import Ask
+
+
+class Accounting(Protocol):
+    """The accountant as the relay knows it: `accounting.service.Accountant`, or a worker's way to it."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    def start(
+        self,
+        request_id: str,
+        *,
+        route: str,
+        backend: str | None,
+        model: str | None,
+        tenant: str | None,
+        streamed: bool,
+        body_bytes: int,
+        sequences: int = 1,
+        project: str | None = None,
+        user_id: str | None = None,
+        api_key: str | None = None,
+    ) -> int: ...
+
+    def move(self, handle: int, backend: str) -> None: ...
+    def first(self, handle: int) -> None: ...
+    def tokens(self, handle: int, count: int) -> None: ...
+
+    def finish(
+        self,
+        handle: int,
+        status: Status,
+        http_status: int | None,
+        *,
+        usage: Usage | None = None,
+        times: EngineTimes | None = None,
+        error: str | None = None,
+    ) -> RequestRecord | None: ...
+
+    def find(self, request_id: str) -> RequestRecord | None: ...
+
+    def answers_later(self, handle: int, account: Account) -> bool:
+        """Whether the end of a request is still on its way into the journal: then `account.told` is called
+        once it is there, and `account.overdue` before that should it take long."""
 
 
 def status_of(http_status: int | None) -> Status:
@@ -21,10 +68,11 @@ class Account:
     for whoever watches requests end.
     """
 
-    __slots__ = ("_accountant", "_handle", "ask", "backend_id", "body_bytes", "closed", "error", "first_s",
-                 "http_status", "last_s", "record", "status", "times", "tokens", "usage")  # fmt: skip
+    __slots__ = ("_accountant", "_handle", "_when_overdue", "_when_told", "ask", "backend_id", "body_bytes",
+                 "closed", "error", "first_s", "http_status", "last_s", "record", "status", "times", "tokens",
+                 "usage", "waiting")  # fmt: skip
 
-    def __init__(self, accountant: Accountant, ask: Ask, body_bytes: int) -> None:
+    def __init__(self, accountant: Accounting, ask: Ask, body_bytes: int) -> None:
         self._accountant, self.ask, self.body_bytes = accountant, ask, body_bytes
         self._handle: int | None = None
         self.backend_id: str | None = None
@@ -40,6 +88,10 @@ class Account:
         """When the first and the last of them came; the loop's time."""
         self.record: RequestRecord | None = None
         """As it was at the request's end."""
+        self.waiting = False
+        """It is closed, but not yet known to be in the journal: the client must not get its last byte."""
+        self._when_told: Callable[[], None] | None = None
+        self._when_overdue: Callable[[], None] | None = None
 
     @property
     def kept(self) -> bool:
@@ -89,7 +141,10 @@ class Account:
             self._accountant.tokens(handle, tokens)
 
     def close(self) -> RequestRecord | None:
-        """It is over: said once, in the journal before this returns. The record so far, where one is kept."""
+        """It is over: said once. The record so far, where one is kept.
+
+        It is in the journal before this returns, or else `waiting`.
+        """
         if self.closed:
             return None
         self.closed = True
@@ -100,4 +155,35 @@ class Account:
         )
         # Where nothing is measured there is nothing to wait for: the record is settled at once.
         self.record = record or self._accountant.find(self.ask.request_id)
+        if self.record is None:
+            self.waiting = self._accountant.answers_later(self._handle, self)
         return self.record
+
+    def when_told(self, call: Callable[[], None]) -> None:
+        """Called once the account is no longer `waiting`: at once where it is not. The last one counts."""
+        if self.waiting:
+            self._when_told = call
+        else:
+            call()
+
+    def when_overdue(self, call: Callable[[], None]) -> None:
+        """Called at most once, should the account be `waiting` for long, or when it no longer is."""
+        self._when_overdue = call
+
+    def overdue(self) -> None:
+        """The record takes its time: whoever waits for it should do without."""
+        call, self._when_overdue = self._when_overdue, None
+        if call is not None:
+            call()
+
+    def told(self, record: RequestRecord | None) -> None:
+        """The end is in the journal, and this is the record so far."""
+        self.record, self.waiting = record, False
+        self.overdue()
+        call, self._when_told = self._when_told, None
+        if call is not None:
+            call()
+
+    def forget(self) -> None:
+        """Nobody waits any more."""
+        self.waiting, self._when_told, self._when_overdue = False, None, None

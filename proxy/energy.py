@@ -59,6 +59,14 @@ def energy_json(record: RequestRecord, pue: float | None = None) -> bytes:
     return msgspec.json.encode(energy_object(record, pue))
 
 
+def pending_json(request_id: str) -> bytes:
+    """The same where the record has not come in time: it can be asked for."""
+    keys = ("energy_joules", "energy_kwh", "avg_power_watts", "duration_seconds", "attribution_method")
+    more = ("uncertainty_joules", "host_joules", "host_method")
+    nothing = dict.fromkeys(keys) | {"state": "pending"} | dict.fromkeys(more)
+    return msgspec.json.encode(nothing | {"request_id": request_id})
+
+
 def splice(document: bytes, key: str, value: bytes) -> bytes:
     """Add `"key":value` as the last member of a JSON object; every other byte stays as it was."""
     end = document.rfind(b"}")

@@ -297,14 +297,18 @@ class Exchange:
 
     def ended(self, trailers: list[Header]) -> None:
         self._line = None
-        passing = self._passing
+        passing, account = self._passing, self._account
         assert passing is not None
         try:
-            passing.end(trailers)
+            passing.over()
         except ApiError as error:
             self._fail(error, Fault.GARBAGE)
             return
-        self._end(ok=not is_failure(self._account.http_status or 200))
+        ok = not is_failure(account.http_status or 200)
+        if account.waiting:
+            account.when_told(lambda: self._answer_over(passing, trailers, ok=ok))
+        else:
+            self._answer_over(passing, trailers, ok=ok)
 
     def broken(self, how: Broken) -> None:
         line, self._line = self._line, None
@@ -320,8 +324,9 @@ class Exchange:
             self._fail(BackendFailed(f"backend {name} answered something that is not HTTP"), Fault.GARBAGE)
         else:
             error = BackendFailed(f"backend {name} broke off in the middle of its answer")
-            if self._passing is not None and self._passing.broke_off(error):
-                self._end(ok=False)
+            passing = self._passing
+            if passing is not None and passing.broke_off(error):
+                self._account.when_told(lambda: self._answer_over(passing, [], ok=False))
                 return
             self._fail(error, Fault.GARBAGE)
 
@@ -347,6 +352,12 @@ class Exchange:
             tunnel.pieces(data)
 
     # ends
+
+    def _answer_over(self, passing: Passing, trailers: list[Header], *, ok: bool) -> None:
+        """All of the answer is here and accounted for."""
+        if not self._over:
+            passing.end(trailers)
+            self._end(ok=ok)
 
     def _may_repeat(self) -> bool:
         """Whether the request can be sent again: all of it is here, and doing it twice harms nobody."""
@@ -387,7 +398,12 @@ class Exchange:
         account.status, account.http_status, account.error = "rejected", error.status, error.message
         account.close()
         self._over = True
-        write_error(self._reply, error, account.ask.request_id)
+        account.when_told(lambda: self._rejected(error))
+
+    def _rejected(self, error: ApiError) -> None:
+        account = self._account
+        if not self._connection.transport.is_closing():
+            write_error(self._reply, error, account.ask.request_id)
         self._relay.finished(account, self._began_s)
         self._connection.done(self)
 
@@ -407,11 +423,17 @@ class Exchange:
                 account.http_status = error.status
             account.close()
         log.warning("%s %s: %s", account.ask.path, account.ask.request_id, error.message)
+        account.when_told(lambda: self._failed(error, ok=None if fault is None else False))
+
+    def _failed(self, error: ApiError, *, ok: bool | None) -> None:
+        if self._over:
+            return
+        account = self._account
         if not self._reply.begun:
             write_error(self._reply, error, account.ask.request_id)
         elif self._passing is None or not self._passing.tell(error):
             self._connection.abort()
-        self._end(ok=None if fault is None else False)
+        self._end(ok=ok)
 
     def _break_off(self, why: str) -> None:
         """Nobody waits for the answer any more."""
@@ -441,6 +463,8 @@ class Exchange:
 
     def _end(self, *, ok: bool | None) -> None:
         self._over = True
+        if self._account.waiting:
+            self._account.forget()
         self._release_backend(ok)
         self._relay.finished(self._account, self._began_s)
         self._connection.done(self)

@@ -1,17 +1,18 @@
 """How an engine's answer passes to the client: as a stream of events, a JSON document, as it is, or a tunnel.
 
 Each kind is told of the answer's pieces in the callback of the engine's socket and writes to the client's at
-once. The account is closed before the last byte is handed over.
+once. The account is closed, and written down, before the last byte is handed over.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy import answer as answers
 from proxy.account import Account, status_of
-from proxy.energy import energy_json, splice
+from proxy.energy import energy_json, pending_json, splice
 from proxy.errors import ApiError, BackendFailed
 from proxy.settings import Energy
 from proxy.stream import EventStream, Fingerprint
@@ -29,11 +30,16 @@ class Passing(Protocol):
     def pieces(self, data: bytes) -> None:
         """Bytes of the body came."""
 
+    def over(self) -> None:
+        """That was all: close the account. Raises ApiError where it is not what it should be and nothing was
+        sent yet."""
+
     def end(self, trailers: list[Header]) -> None:
-        """That was all. Raises ApiError where it is not what it should be and nothing was sent yet."""
+        """Give the client the rest: the account is closed and written down. Follows `over`, or a `broke_off`
+        that said True."""
 
     def broke_off(self, error: ApiError) -> bool:
-        """The engine broke off. Whether the client has all that matters all the same."""
+        """The engine broke off. Whether the client gets all that matters all the same."""
 
     def tell(self, error: ApiError) -> bool:
         """Put the error into the answer, if it can be; whether it was."""
@@ -47,10 +53,17 @@ def answer_headers(answer: Answer, request_id: str) -> Headers:
     return headers
 
 
-class StreamPassing:
-    """Server-sent events: forward, count, change the tail."""
+PLACE = b'"\0joulegate\0"'
+"""Stands in the tail of a held stream where the energy object comes. JSON has no such string."""
 
-    __slots__ = ("_account", "_events", "_line", "_pue", "_reply", "_visible")
+
+class StreamPassing:
+    """Server-sent events: forward, count, change the tail.
+
+    Where the record comes later (see `Account.waiting`), what follows the account's end is held until then.
+    """
+
+    __slots__ = ("_account", "_events", "_held", "_line", "_pue", "_reply", "_send", "_visible")
 
     def __init__(
         self,
@@ -67,6 +80,8 @@ class StreamPassing:
         show = energy.in_streams
         self._reply, self._account, self._line = reply, account, line
         self._visible, self._pue = show != "never", pue
+        self._held: list[bytes] = []
+        self._send: Callable[[bytes], None] = reply.send
         self._events = EventStream(
             fingerprint,
             self._close,
@@ -80,23 +95,25 @@ class StreamPassing:
         events = self._events
         out = events.feed(data)
         if out:
-            self._reply.send(out)
+            self._send(out)
         if events.tokens > 0:
             self._account.count(events.tokens, self._line.last_s)
             events.tokens = 0
 
-    def end(self, trailers: list[Header]) -> None:
+    def over(self) -> None:
         if left := self._events.end():
-            self._reply.send(left)
+            self._send(left)
+
+    def end(self, trailers: list[Header]) -> None:
         self._reply.end(trailers)
 
     def broke_off(self, error: ApiError) -> bool:
         if left := self._events.abandon():
-            self._reply.send(left)
+            self._send(left)
         if not self._events.finished:
             return False
         log.info("%s, after the end of an answer", error.message)
-        self.end([])
+        self.over()
         return True
 
     def tell(self, error: ApiError) -> bool:
@@ -122,13 +139,29 @@ class StreamPassing:
         else:
             account.status, account.error = "engine_error", "the stream ended without a finish_reason"
         record = account.close()
+        if account.waiting:
+            self._send = self._held.append
+            account.when_overdue(self._release)
+            return PLACE if self._visible else None
         return energy_json(record, self._pue) if record is not None and self._visible else None
+
+    def _release(self) -> None:
+        """The record is here, or takes too long."""
+        record = self._account.record
+        energy = (
+            pending_json(self._account.ask.request_id) if record is None else energy_json(record, self._pue)
+        )
+        self._send = self._reply.send
+        held, self._held = b"".join(self._held), []
+        if held:
+            self._send(held.replace(PLACE, energy, 1))
 
 
 class DocumentPassing:
     """A JSON body: read whole, given its energy, sent on."""
 
-    __slots__ = ("_account", "_answer", "_backend_id", "_fingerprint", "_parts", "_pue", "_reply", "_show")
+    __slots__ = ("_account", "_answer", "_backend_id", "_body", "_fingerprint", "_has_usage", "_parts",
+                 "_pue", "_reply", "_show")  # fmt: skip
 
     def __init__(
         self,
@@ -144,11 +177,12 @@ class DocumentPassing:
         self._backend_id, self._fingerprint = backend_id, fingerprint
         self._show, self._pue = energy.in_answers, pue
         self._parts: list[bytes] = []
+        self._body, self._has_usage = b"", False
 
     def pieces(self, data: bytes) -> None:
         self._parts.append(data)
 
-    def end(self, trailers: list[Header]) -> None:
+    def over(self) -> None:
         answer, account = self._answer, self._account
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         plain = answer.header(b"content-encoding") is None
@@ -161,9 +195,14 @@ class DocumentPassing:
             self._fingerprint.learn(parsed)
             if answer.status >= 400 and answers.has_error(parsed):
                 account.error = answers.error_of(bytes(parsed.error))[0]
-        record = account.close()
-        has_usage = parsed is not None and parsed.usage is not None and answer.status < 300
-        if record is not None and has_usage and self._show:
+        account.close()
+        self._body = body
+        self._has_usage = parsed is not None and parsed.usage is not None and answer.status < 300
+
+    def end(self, trailers: list[Header]) -> None:
+        answer, account, body = self._answer, self._account, self._body
+        record = account.record
+        if record is not None and self._has_usage and self._show:
             body = splice(body, "energy", energy_json(record, self._pue))
         headers = answer_headers(answer, account.ask.request_id)
         self._reply.whole(answer.status, headers, body, reason=answer.reason)
@@ -192,8 +231,11 @@ class Tunnel:
         self._line.last_s = self._now_s()
         self._line.more(data)
 
-    def end(self, trailers: list[Header]) -> None:
+    def over(self) -> None:
         """The engine never ends this way: it closes."""
+
+    def end(self, trailers: list[Header]) -> None:
+        """Nothing is left to be said."""
 
     def broke_off(self, error: ApiError) -> bool:
         return True
@@ -213,9 +255,11 @@ class PlainPassing:
         headers = answer_headers(answer, account.ask.request_id)
         reply.begin(answer.status, headers, length=answer.length, reason=answer.reason)
 
-    def end(self, trailers: list[Header]) -> None:
+    def over(self) -> None:
         self._account.status = status_of(self._status)
         self._account.close()
+
+    def end(self, trailers: list[Header]) -> None:
         self._reply.end(trailers)
 
     def broke_off(self, error: ApiError) -> bool:

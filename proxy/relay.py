@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from accounting.otlp.directory import Directory
-from accounting.service import Accountant
 from proxy.access_log import AccessLog
-from proxy.account import Account
+from proxy.account import Account, Accounting
 from proxy.ask import Ask, header
 from proxy.backends import Backend, Backends
 from proxy.exchange import Exchange
@@ -29,7 +28,7 @@ class Relay:
         self,
         settings: Settings,
         backends: Backends,
-        accountant: Accountant,
+        accountant: Accounting,
         relayed: Callable[[str], bool],
         *,
         telemetry: Telemetry | None = None,

@@ -50,6 +50,10 @@ LASTING_COUNTERS: frozenset[MeterMethod] = frozenset({"nvml-counter", "zeusd-cou
 HANDLE_BITS = 40
 
 
+MAIN = 0
+"""The source that also says what meters, engines and settings tell. Others are workers that relay requests."""
+
+
 def source_of(handle: int) -> int:
     """The source that made this handle."""
     return handle >> HANDLE_BITS
@@ -73,12 +77,48 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     experts_per_token: int | None = None
 
 
+MediaKind = Literal["image", "video"]
+
+
+class Media(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Images or videos that a request asks for. None where neither the request nor the server says it."""
+
+    kind: MediaKind
+    count: int = 1
+    width: int | None = None
+    """Of one image, in pixels, as is the height."""
+    height: int | None = None
+    steps: int | None = None
+    """Denoising steps of one image or video."""
+    frames: int | None = None
+    """Of one video; None for images."""
+    fps: float | None = None
+    """Frames per second of the video as it is played."""
+
+    @property
+    def size(self) -> str | None:
+        """`WxH`, as OpenAI writes it."""
+        return None if self.width is None or self.height is None else f"{self.width}x{self.height}"
+
+    @property
+    def seconds(self) -> float | None:
+        """Length of one video as it is played."""
+        return self.frames / self.fps if self.frames is not None and self.fps else None
+
+
 class ServiceStarted(Event, tag="service", frozen=True, kw_only=True):
     """A source of events came up. Requests it had left open are lost: whoever served them is gone."""
 
     t_us: int
     source: int
     version: str
+
+
+class ServiceEnded(Event, tag="service_ended", frozen=True, kw_only=True):
+    """A source is gone: nobody waits for its ticks any more, and requests it left open are lost."""
+
+    t_us: int
+    source: int
 
 
 class BackendDeclared(Event, tag="backend", frozen=True, kw_only=True):
@@ -316,6 +356,7 @@ class EngineCounters(Event, tag="counters", frozen=True, kw_only=True):
 
 AnyEvent = (
     ServiceStarted
+    | ServiceEnded
     | BackendDeclared
     | MeterUp
     | MeterDown

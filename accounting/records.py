@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from accounting.events import MeterMethod, Status
+from accounting.events import Media, MeterMethod, Status
 
 TokensFrom = Literal["engine", "stream"]
 HostMethod = Literal["rapl", "estimate"]
@@ -91,6 +91,10 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     user_id: str | None = None
     api_key: str | None = None
     """The key's id, never the key."""
+    media: Media | None = None
+    """Images or videos that it asked for. None: it was for tokens."""
+    job: str | None = None
+    """Id, at its backend, of the job that it began. None: it was answered at once."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):

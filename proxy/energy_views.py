@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from accounting.events import MeterMethod, Status
+from accounting.events import Media, MediaKind, MeterMethod, Status
 from accounting.records import Boundary, GpuShare, HostMethod, RequestRecord, TokensFrom
 from accounting.store.queries import BooksRow
 from proxy.energy import facility_joules
@@ -22,6 +22,19 @@ class ShareView(BaseModel):
     prefill_uj: int = Field(description="of it for prefill, microjoules")
     decode_uj: int = Field(description="of it for decode, microjoules")
     energy_joules: float = Field(description="this GPU's part of the request's energy, joules")
+
+
+class MediaView(BaseModel):
+    kind: MediaKind = Field(description="image or video")
+    count: int = Field(description="how many were asked for")
+    size: str | None = Field(description="WxH in pixels; null: neither client nor server said it, as below")
+    steps: int | None = Field(description="denoising steps")
+    frames: int | None = Field(description="frames of a video")
+    fps: float | None = Field(description="frames per second, as the video is played")
+    seconds: float | None = Field(description="length of a video, seconds")
+    joules_per_image: float | None = Field(description="energy_joules / count of images")
+    joules_per_video_second: float | None = Field(description="energy_joules / (count x seconds) of videos")
+    joules_per_step: float | None = Field(description="energy_joules / (count x steps)")
 
 
 class RequestView(BaseModel):
@@ -88,6 +101,8 @@ class RequestView(BaseModel):
     )
     host_uj: int | None = Field(description="the same, exact, microjoules")
     host_method: HostMethod | None = Field(description="how the host's energy was found; estimate: by watts")
+    media: MediaView | None = Field(description="images or videos it asked for; null: it was for tokens")
+    job: str | None = Field(description="id of the job that it began, such as a video's; null: none")
     host_unmeasured_seconds: float | None = Field(
         description="time in flight without host energy, seconds; above 0 makes it a lower bound; null: no"
         " host is measured"
@@ -199,9 +214,33 @@ def record_view(record: RequestRecord, pue: float | None = None) -> dict[str, ob
         "host_unmeasured_seconds": None
         if record.host_unmeasured_us is None
         else _seconds(record.host_unmeasured_us),
+        "media": None if record.media is None else _media_view(record.media, energy_j),
+        "job": record.job,
         "pue": pue,
         "facility_joules": facility_joules(record, pue),
     }
+
+
+def _media_view(media: Media, energy_j: float | None) -> dict[str, object]:
+    images = media.count if media.kind == "image" else None
+    seconds = media.count * media.seconds if media.kind == "video" and media.seconds else None
+    steps = media.count * media.steps if media.steps else None
+    return {
+        "kind": media.kind,
+        "count": media.count,
+        "size": media.size,
+        "steps": media.steps,
+        "frames": media.frames,
+        "fps": media.fps,
+        "seconds": media.seconds,
+        "joules_per_image": _per(energy_j, images),
+        "joules_per_video_second": _per(energy_j, seconds),
+        "joules_per_step": _per(energy_j, steps),
+    }
+
+
+def _per(energy_j: float | None, count: float | None) -> float | None:
+    return energy_j / count if energy_j is not None and count else None
 
 
 def _share_view(share: GpuShare) -> dict[str, object]:

@@ -13,6 +13,7 @@ from accounting.events import Status
 from accounting.records import Boundary, GpuShare, RequestRecord, boundary_of
 from accounting.store.book_queries import Window, book_query
 from accounting.store.engine import CannotAnswer, store_errors
+from accounting.store.media import take_media
 from accounting.store.schema import (
     StoredCorrection,
     StoredRequest,
@@ -187,7 +188,12 @@ def _records(connection: Connection, rows: Sequence[Row[Any]]) -> list[RequestRe
         shares[share.uid].append(
             GpuShare(gpu=share.gpu, prefill_uj=share.prefill_uj, decode_uj=share.decode_uj)
         )
-    return [msgspec.convert({**row._mapping, "shares": shares[row.uid]}, RequestRecord) for row in rows]
+    return [_record(row, shares[row.uid]) for row in rows]
+
+
+def _record(row: Row[Any], shares: list[GpuShare]) -> RequestRecord:
+    fields = dict(row._mapping)
+    return msgspec.convert({**fields, "media": take_media(fields), "shares": shares}, RequestRecord)
 
 
 def _books_row(row: Row[Any]) -> BooksRow:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Engine,
     FromClause,
     RowMapping,
     Select,
+    Text,
     case,
+    cast,
     func,
     literal,
-    null,
     or_,
     select,
 )
@@ -44,6 +46,8 @@ Dimension = Literal[
     "media_size",
 ]
 Bucket = Literal["minute", "hour", "day"]
+
+ALL_DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
 
 MINUTE_US = 60_000_000
 BUCKET_US: dict[Bucket, int] = {"minute": MINUTE_US, "hour": HOUR_US, "day": DAY_US}
@@ -123,7 +127,7 @@ class UsageReader:
                     when = f"before {deleted_us // 1_000_000} (unix seconds)"
                     raise DetailDeleted(f"requests {when} were deleted for their age: ask for whole hours")
                 return from_requests(connection, start_us, end_us, bucket, group_by, filters)
-            return _from_sums(connection, start_us, end_us, bucket, group_by, filters)
+            return from_sums(connection, start_us, end_us, bucket, group_by, filters)
 
 
 def from_requests(
@@ -141,21 +145,21 @@ def from_requests(
     counted = {COUNTED[name]: func.count(getattr(r, name)) for name in COUNTED}
     sums = {name: func.sum(getattr(r, name)) for name in (*COUNTED, *PLAIN)}
     some = {"with_unmeasured": func.sum(case((r.unmeasured_us != 0, 1), else_=0)), "requests": func.count()}
-    figures: dict[str, ColumnElement[Any]] = {**counted, **sums, **some}
-    figures |= {name: literal(0) for name in SUMMED if name not in figures}
+    figures: dict[str, ColumnElement[Any]] = {**counted, **sums, **some, **_made()}
     window = (r.finished_us >= start_us, r.finished_us < end_us)
     query = _query(r.__table__, columns, figures, r.finished_us, bucket, group_by, filters)
     return _rows(connection, query.where(*window), group_by)
 
 
-def _from_sums(
+def from_sums(
     connection: Connection,
     start_us: int,
     end_us: int,
     bucket: Bucket | None,
     group_by: Sequence[Dimension],
-    filters: Filters | None,
+    filters: Filters | None = None,
 ) -> list[UsageRow]:
+    """The same from the sums; minutes are not in them."""
     s = UsageSum
     start_us, end_us = _whole(start_us, end_us, BUCKET_US[bucket or "hour"])
     columns = {name: getattr(UsageKey, name) for name in DIMENSIONS}
@@ -190,9 +194,26 @@ def _whole(start_us: int, end_us: int, width_us: int) -> tuple[int, int]:
     return start_us // width_us * width_us, -(-end_us // width_us) * width_us
 
 
+def _made() -> dict[str, ColumnElement[Any]]:
+    """As `media.made`."""
+    r = StoredRequest
+    ok = r.status == "ok"
+    length = case((r.media_fps > 0, func.round(r.media_count * r.media_frames / r.media_fps * 1e6)))
+    of_kind = {"images": ("image", r.media_count), "videos": ("video", r.media_count)}
+    made = {
+        name: func.sum(case((ok & (r.media_kind == kind), figure), else_=0))
+        for name, (kind, figure) in of_kind.items()
+    }
+    videos = ok & (r.media_kind == "video")
+    return {**made, "video_us": func.sum(case((videos, cast(func.coalesce(length, 0), BigInteger)), else_=0))}
+
+
 def _of_request(dimension: str) -> ColumnElement[Any]:
-    column: ColumnElement[Any] | None = StoredRequest.__table__.c.get(dimension)
-    return null() if column is None else column
+    r = StoredRequest
+    if dimension == "media_size":
+        return case((r.media_kind.is_not(None), cast(r.media_width, Text) + "x" + cast(r.media_height, Text)))
+    column: ColumnElement[Any] = getattr(r, dimension)
+    return column
 
 
 def _query(

@@ -25,6 +25,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from accounting.records import BookEntry, Correction, GpuShare, Output, RequestRecord
 from accounting.store import sums
 from accounting.store.many import Inserts, Values
+from accounting.store.media import MEDIA_FIELDS, media_values
 from accounting.store.schema import (
     TEXT_LIMIT,
     Base,
@@ -46,7 +47,10 @@ _REQUESTS, _SHARES, _BOOKS = Inserts(StoredRequest), Inserts(StoredShare), Inser
 REQUEST_FIELDS, BOOK_FIELDS = _REQUESTS.names, _BOOKS.names
 CORRECTION_FIELDS = Inserts(StoredCorrection).names
 
-_request_fields: Callable[[RequestRecord], Values] = attrgetter(*_REQUESTS.names)
+_MEDIA_AT = _REQUESTS.names.index(MEDIA_FIELDS[0])
+_request_fields: Callable[[RequestRecord], Values] = attrgetter(
+    *(name for name in _REQUESTS.names if name not in MEDIA_FIELDS)
+)
 _book_values: Callable[[BookEntry], Values] = attrgetter(*_BOOKS.names)
 _ERROR_AT = _REQUESTS.names.index("error")
 
@@ -70,6 +74,15 @@ def write(connection: Connection, outputs: Sequence[Output], *, anew: bool = Fal
     if books:
         rows = [_cleaned(_book_values(book)) for book in books]
         _write_books(connection, rows if anew else _unknown_books(connection, rows))
+
+
+def values_of(output: Output) -> Values:
+    """As the tables hold them, in the order of REQUEST_FIELDS, BOOK_FIELDS or CORRECTION_FIELDS."""
+    if isinstance(output, RequestRecord):
+        return _request_values(output)
+    if isinstance(output, BookEntry):
+        return _cleaned(_book_values(output))
+    return tuple(_row(output, CORRECTION_FIELDS).values())
 
 
 def _unknown(connection: Connection, requests: Sequence[RequestRecord]) -> list[RequestRecord]:
@@ -186,7 +199,8 @@ def _row(output: Output, names: Sequence[str]) -> Row:
 
 
 def _request_values(record: RequestRecord) -> Values:
-    values = _cleaned(_request_fields(record))
+    own = _request_fields(record)
+    values = _cleaned((*own[:_MEDIA_AT], *media_values(record.media), *own[_MEDIA_AT:]))
     if record.error is None:
         return values
     error = stored_text(record.error, ERROR_TEXT_LIMIT)

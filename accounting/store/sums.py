@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from accounting.store.many import Adds, Inserts, Values
+from accounting.store.media import MEDIA_FIELDS, made, size_of
 from accounting.store.schema import BookSum, StoredBook, StoredRequest, UsageKey, UsageSum
 
 HOUR_US = 3_600_000_000
@@ -49,7 +50,9 @@ DIMENSIONS = tuple(column.name for column in UsageKey.__table__.columns)[1:]
 """What requests can be told apart by."""
 
 _OWN = tuple(name for name in DIMENSIONS if name in _FIELDS)
-_dimensions = itemgetter(*(_FIELDS.index(name) for name in _OWN))
+_own = itemgetter(*(_FIELDS.index(name) for name in _OWN))
+_media = itemgetter(*(_FIELDS.index(name) for name in MEDIA_FIELDS))
+_STATUS, _KIND = _FIELDS.index("status"), _FIELDS.index("media_kind")
 _FIGURES = ("finished_us", *COUNTED, *PLAIN)
 _figures = itemgetter(*(_FIELDS.index(name) for name in _FIGURES))
 _FINISHED = _FIELDS.index("finished_us")
@@ -63,12 +66,17 @@ def usage_key(dimensions: Mapping[str, Any]) -> str:
     return blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def _dimensions(row: Values) -> Values:
+    """In the order of _OWN, the size of images or videos behind."""
+    return (*_own(row), None if row[_KIND] is None else size_of(_media(row)))
+
+
 def add_requests(connection: Connection, rows: Iterable[Values]) -> None:
     """Add new rows of `requests`, each with its values in the order of the columns."""
     grouped: dict[tuple[int, Values], list[Values]] = defaultdict(list)
     for row in rows:
-        grouped[row[_FINISHED] // HOUR_US, _dimensions(row)].append(_figures(row))
-    sums = {place: _summed(figures) for place, figures in grouped.items()}
+        grouped[row[_FINISHED] // HOUR_US, _dimensions(row)].append(row)
+    sums = {place: _summed(together) for place, together in grouped.items()}
     _add(connection, sums)
 
 
@@ -77,23 +85,30 @@ def move_requests(connection: Connection, rows: Iterable[tuple[Values, Values]])
     changes: dict[tuple[int, Values], Sums] = {}
     for before, after in rows:
         place = before[_FINISHED] // HOUR_US, _dimensions(before)
-        less, more = _summed([_figures(before)]), _summed([_figures(after)])
+        less, more = _summed([before]), _summed([after])
         change = changes.setdefault(place, dict.fromkeys(SUMMED, 0))
         for name in SUMMED:
             change[name] += more[name] - less[name]
     _add(connection, changes)
 
 
-def _summed(figures: Sequence[Values]) -> Sums:
+def _summed(rows: Sequence[Values]) -> Sums:
     sums = dict.fromkeys(SUMMED, 0)
-    sums["requests"] = len(figures)
-    for name, column in zip(_FIGURES, zip(*figures, strict=True), strict=True):
+    sums["requests"] = len(rows)
+    for name, column in zip(_FIGURES, zip(*map(_figures, rows), strict=True), strict=True):
         if name in COUNTED:
             known = [value for value in column if value is not None]
             sums[name], sums[COUNTED[name]] = sum(known), len(known)
-        elif name in PLAIN:
+        else:
             sums[name] = sum(value for value in column if value is not None)
-    sums["with_unmeasured"] = sum(1 for row in figures if row[-1])
+            if name == "unmeasured_us":
+                sums["with_unmeasured"] = sum(value != 0 for value in column)
+    if rows[0][_KIND] is not None:  # the same in all of them: they are of one group
+        for row in rows:
+            images, videos, video_us = made(row[_STATUS], _media(row))
+            sums["images"] += images
+            sums["videos"] += videos
+            sums["video_us"] += video_us
     return sums
 
 
@@ -102,7 +117,7 @@ def _add(connection: Connection, sums: Mapping[tuple[int, Values], Sums]) -> Non
     rows: dict[tuple[int, int, str], Sums] = {}
     for (hour, dimensions), more in sums.items():
         if dimensions not in keys:
-            known = dict(zip(_OWN, dimensions, strict=True))
+            known = dict(zip((*_OWN, "media_size"), dimensions, strict=True))
             keys[dimensions] = (usage_key(known), *(known.get(name) for name in DIMENSIONS))
         for width_us in WIDTHS_US:
             place = width_us, hour * HOUR_US // width_us * width_us, keys[dimensions][0]

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 import migrations
 from accounting.records import BookEntry, Correction, GpuShare, RequestRecord, corrected
 from accounting.store.engine import StoreError, alembic_config, connect, migrate, writing
+from accounting.store.media import MEDIA_FIELDS
 from accounting.store.partitions import is_compared, is_partition
 from accounting.store.queries import StoreReader
 from accounting.store.schema import (
@@ -67,8 +68,9 @@ def test_the_tables_have_a_column_for_every_field() -> None:
     def columns(table: type[Base]) -> set[str]:
         return set(inspect(table).columns.keys())
 
-    joined = {"shares", "corrected_us", "correction_uj"}
-    assert columns(StoredRequest) == set(RequestRecord.__struct_fields__) - joined
+    joined = {"shares", "corrected_us", "correction_uj", "media"}
+    own = set(RequestRecord.__struct_fields__) - joined
+    assert columns(StoredRequest) == own | set(MEDIA_FIELDS)
     assert columns(StoredCorrection) == set(Correction.__struct_fields__) - {"shares", "request_id"}
     assert columns(StoredBook) == set(BookEntry.__struct_fields__)
 

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+from accounting.events import Media
 from accounting.store import queries
 from accounting.store.engine import connect, migrate
 from accounting.store.queries import Cursor, StoreReader
@@ -66,6 +67,27 @@ def fault(client: TestClient, path: str, **query: object) -> tuple[int, dict[str
 
 def ids(found: list[dict[str, Any]]) -> list[int]:
     return [int(view["id"].removeprefix("uid-")) for view in found]
+
+
+def test_images_and_videos_are_shown_with_joules_for_each(engine: Engine, client: TestClient) -> None:
+    video = Media(kind="video", width=832, height=480, steps=50, frames=80, fps=16.0)
+    store(engine, record(7, media=video, job="video_1"), record(8, media=Media(kind="image", count=3)))
+    view = client.get("/v1/energy/requests/req-7").json()
+    assert view["job"] == "video_1"
+    assert view["media"] == {
+        "kind": "video",
+        "count": 1,
+        "size": "832x480",
+        "steps": 50,
+        "frames": 80,
+        "fps": 16.0,
+        "seconds": 5.0,
+        "joules_per_image": None,
+        "joules_per_video_second": 9.000001 / 5,
+        "joules_per_step": 9.000001 / 50,
+    }
+    images = client.get("/v1/energy/requests/req-8").json()["media"]
+    assert (images["count"], images["size"], images["joules_per_image"]) == (3, None, 9.000001 / 3)
 
 
 @pytest.mark.parametrize("key", ["uid-000002", "req-2"])
@@ -131,6 +153,8 @@ def test_a_request_is_shown_with_every_figure(client: TestClient, key: str) -> N
         "host_joules": None,
         "host_uj": None,
         "host_method": None,
+        "media": None,
+        "job": None,
         "host_unmeasured_seconds": None,
         "pue": 1.25,
         "facility_joules": None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from accounting.events import Media
 from accounting.records import BookEntry, RequestRecord
 from accounting.store import queries
 from accounting.store.engine import StoreError
@@ -40,6 +41,15 @@ def test_a_request_is_found_by_uid_before_request_id(store: Store, reader: Store
     found = reader.request("x")
     assert found is not None
     assert found.uid == "x"
+
+
+def test_media_and_job_come_back_as_they_were_stored(store: Store, reader: StoreReader) -> None:
+    video = Media(kind="video", count=1, width=832, height=480, steps=50, frames=81, fps=16.0)
+    image = Media(kind="image", count=3)
+    given = [record(1, media=video, job="video_1"), record(2, media=image), record(3)]
+    store(*given)
+    found = reader.requests(RequestFilter(), 10).records
+    assert [(r.media, r.job) for r in found] == [(None, None), (image, None), (video, "video_1")]
 
 
 def test_of_several_with_one_request_id_the_newest_is_found(store: Store, reader: StoreReader) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
+from accounting.events import Media, MediaKind
 from accounting.records import BookEntry, Correction, GpuShare, Output, RequestRecord
 from accounting.store.queries import TooManyRows
 from accounting.store.rollups import Bucket, Dimension, UsageReader, UsageRow, from_requests
@@ -22,7 +23,13 @@ from tests.accounting.store.examples import T0_US, book, correction, record
 SOON_S = 20.0
 DAY0_US = T0_US // DAY_US * DAY_US
 ALWAYS = (DAY0_US, DAY0_US + 10 * DAY_US)
-GROUPS: tuple[tuple[Dimension, ...], ...] = ((), ("model",), ("tenant", "status"), ("backend", "simulated"))
+GROUPS: tuple[tuple[Dimension, ...], ...] = (
+    (),
+    ("model",),
+    ("tenant", "status"),
+    ("backend", "simulated"),
+    ("media_kind", "media_size"),
+)
 
 
 def random_record(chance: random.Random, number: int) -> RequestRecord:
@@ -32,8 +39,19 @@ def random_record(chance: random.Random, number: int) -> RequestRecord:
     finished_us = DAY0_US + chance.randrange(3 * DAY_US)
     prefill_uj, decode_uj = chance.randrange(10**9), chance.randrange(10**12)
     measured = chance.random() < 0.8
+    kinds: list[MediaKind | None] = ["image", "video", None]
+    kind = chance.choice(kinds)
+    media = Media(
+        kind=kind,
+        count=chance.randrange(1, 5),
+        width=maybe(64),
+        height=64,
+        frames=maybe(chance.randrange(100)) if kind == "video" else None,
+        fps=chance.choice([None, 8.0, 24.0, 29.97]) if kind == "video" else None,
+    ) if kind else None  # fmt: skip
     return record(
         number,
+        media=media,
         model=chance.choice(["llama", "qwen", "größe", None]),
         tenant=chance.choice(["acme", None]),
         backend=chance.choice(["main", "other"]),
@@ -51,6 +69,7 @@ def random_record(chance: random.Random, number: int) -> RequestRecord:
         dynamic_uj=maybe(chance.randrange(10**9)) if measured else None,
         host_uj=maybe(chance.randrange(10**9)),
         unmeasured_us=chance.choice([0, 0, 1_000]),
+        project=chance.choice(["p1", None]),
         shares=[GpuShare(gpu="GPU-a", prefill_uj=prefill_uj, decode_uj=decode_uj)] if measured else [],
     )
 

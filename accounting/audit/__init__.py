@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from accounting.audit.books import audit_books
 from accounting.audit.journal import audit_journal
 from accounting.audit.report import JOURNAL_KINDS, KINDS, Report
-from accounting.audit.requests import audit_corrections, audit_requests
+from accounting.audit.requests import audit_corrections, audit_requests, audit_usage
 from accounting.journal import segment_paths
 from accounting.store.audit_queries import snapshot
 from accounting.store.schema import StoredBook, StoredRequest
@@ -40,9 +40,11 @@ def audit(engine: Engine, journal: Path | None = None, progress: Progress | None
     report = Report(found=dict.fromkeys(kinds, 0))
     # The journal is read after the moment of the snapshot, so it knows all that the store does.
     with snapshot(engine) as store:
+        report.deleted_before_us = store.deleted_before_us()
         requests, intervals = store.count(StoredRequest), store.count(StoredBook)
         audit_requests(store, report, lambda rows: tell("requests", rows, requests))
         audit_corrections(store, report)
+        audit_usage(store, report)
         audit_books(store, report, lambda rows: tell("books", rows, intervals))
         if journal is not None and with_journal:
             audit_journal(store, journal, report, lambda rows: tell("journal", rows, None))

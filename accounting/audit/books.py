@@ -5,6 +5,9 @@ books gave: their sums are compared there. Corrections still move energy between
 can be told of any, LATE_US after the last has ended: so the sums are compared when all was quiet for so long.
 What came after the last such time is left to the comparison with the journal. So are the sums where there are
 several hosts: a record has their sum only.
+
+Where rows were deleted for their age the books begin with requests half told, and old requests are not there:
+sums are compared from the first quiet time on of which both are kept.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from accounting.ledger.intervals import INTERVAL_US
 from accounting.ledger.settle import LATE_US
 from accounting.records import boundary_of
 from accounting.store.audit_queries import Charge, Snapshot
+from accounting.store.sums import HOUR_US
 
 RESTART_US = 2_000_000
 """No service stops and starts again in less."""
@@ -30,6 +34,7 @@ and some quiet, and corrections are told as the next one is settled."""
 
 def audit_books(store: Snapshot, report: Report, advance: Callable[[int], None]) -> None:
     alone = len(store.journals()) < 2
+    deleted = report.deleted_before_us
     devices = store.gpus()
     hosts = [device for device in devices if boundary_of(device) == "host"]
     for gpu in devices:
@@ -37,11 +42,14 @@ def audit_books(store: Snapshot, report: Report, advance: Callable[[int], None])
             walk: _Walk = _HostWalk(gpu, store.host_charges() if len(hosts) == 1 else None, report, alone)
         else:
             walk = _Walk(gpu, store.charges(gpu), report, alone)
+        sums = _HourSums(gpu, store.book_hours(gpu, deleted["books"]), report)
         for done, row in enumerate(store.books(gpu), start=1):
             walk.interval(row)
+            sums.add(row)
             if done % 1000 == 0:
                 advance(1000)
         walk.end()
+        sums.end()
         advance(walk.sums.intervals % 1000)
         report.gpus.append(walk.sums)
         report.intervals += walk.sums.intervals
@@ -64,6 +72,9 @@ class _Walk:
         """What the books gave to requests since they were last equal, without what the requests got."""
         self._quiet_us = 0
         """Time without requests up to here."""
+        self._deleted = report.deleted_before_us
+        self._blind = False
+        """Whether something was deleted of what is to be compared next."""
 
     def interval(self, row: Any) -> None:
         where = f"{self.sums.gpu} at {row.t0_us}"
@@ -83,6 +94,7 @@ class _Walk:
             self._compare(f"before {row.t0_us}")
             self._quiet_us = 0
         self._take(row.t1_us)
+        self._blind = self._blind or row.t0_us < self._deleted["requests"]
         self._nulls(row, where)
         self._add(row)
         self._owed_uj += row.requests_uj
@@ -99,7 +111,8 @@ class _Walk:
         self._take(NEVER_US)
         for charge in self._open:
             if self._until_us is None:
-                self._outside(charge, "of which there are none")
+                if charge.finished_us >= self._deleted["books"]:
+                    self._outside(charge, "of which there are none")
             elif charge.finished_us > self._until_us:
                 self._outside(charge, "after them")
 
@@ -147,7 +160,10 @@ class _Walk:
     def _start(self, t_us: int) -> None:
         self._take(t_us)
         for charge in self._open:
-            self._outside(charge, "before them")
+            if charge.started_us >= self._deleted["books"]:
+                self._outside(charge, "before them")
+        self._open = [charge for charge in self._open if charge.finished_us >= t_us]
+        self._blind = self._deleted["books"] > 0
         self._owed_uj = 0
 
     def _nulls(self, row: Any, where: str) -> None:
@@ -165,11 +181,11 @@ class _Walk:
         """The sums must be equal once all has been quiet."""
         if self._quiet_us < SETTLED_US:
             return
-        if self._owed_uj:
+        if self._owed_uj and not self._blind:
             more = "more" if self._owed_uj > 0 else "less"
             what = f"the books gave requests {abs(self._owed_uj)} uJ {more} than their shares sum to"
             self._report.add("gpu-sum", f"{self.sums.gpu} {when}", what)
-        self._owed_uj = 0
+        self._owed_uj, self._blind = 0, False
 
     def _outside(self, charge: Charge, how: str) -> None:
         what = f"has energy of {self.sums.gpu}, but time outside the GPU's books, {how}"
@@ -199,6 +215,42 @@ class _Walk:
             self._report.gaps.append(Gap(self.sums.gpu, t0_us, t1_us, seconds, judgement, why))
         if judgement == "suspicious":
             self._report.add("book-gap", f"{self.sums.gpu} at {t0_us}", f"{seconds:.1f} s, {why}")
+
+
+class _HourSums:
+    """The entries of a device summed by hour, beside the sums that the store keeps."""
+
+    def __init__(self, gpu: str, kept: dict[int, dict[str, int]], report: Report) -> None:
+        self._gpu, self._kept, self._report = gpu, kept, report
+        self._hour_us: int | None = None
+        self._intervals = self._measured_uj = self._requests_uj = self._idle_uj = 0
+
+    def add(self, row: Any) -> None:
+        hour_us = row.t0_us // HOUR_US * HOUR_US
+        if hour_us != self._hour_us:
+            self._compare()
+            self._hour_us = hour_us
+            self._intervals = self._measured_uj = self._requests_uj = self._idle_uj = 0
+        self._intervals += 1
+        self._measured_uj += row.measured_uj or 0
+        self._requests_uj += row.requests_uj
+        self._idle_uj += row.idle_uj
+
+    def end(self) -> None:
+        self._compare()
+        for hour_us in self._kept:
+            self._report.add("sums", f"{self._gpu}, hour at {hour_us}", "there is a sum and no entry")
+
+    def _compare(self) -> None:
+        # An hour that began before all that is kept may have some of its entries left: nothing can be said.
+        if self._hour_us is None or self._hour_us < self._report.deleted_before_us["books"]:
+            return
+        kept = self._kept.pop(self._hour_us, {})
+        said = [kept.get(name, 0) for name in ("intervals", "measured_uj", "requests_uj", "idle_uj")]
+        are = [self._intervals, self._measured_uj, self._requests_uj, self._idle_uj]
+        if said != are:
+            what = f"(intervals, measured, requests, idle) are {are}, their sums {said}"
+            self._report.add("sums", f"{self._gpu}, hour at {self._hour_us}", what)
 
 
 class _HostWalk(_Walk):

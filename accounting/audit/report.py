@@ -25,6 +25,7 @@ KINDS = {
     "correction-sum": "a correction is the sum of its shares; no share was negative before it",
     "correction-orphan": "every correction belongs to a request",
     "gpu-sum": "the shares of a GPU sum to what its books gave to requests",
+    "sums": "the sums by hour are those of the rows",
     "missing-in-store": "what the journal tells is in the store",
     "missing-in-journal": "what is in the store is told by the journal",
     "differs": "store and journal say the same",
@@ -73,13 +74,15 @@ class GpuSums(msgspec.Struct, kw_only=True):
 
 
 class JournalSums(msgspec.Struct, kw_only=True):
-    """What the journal told. `not_stored_yet` came after all that is stored: it is not missing."""
+    """What the journal told. `not_stored_yet` came after all that is stored, and `deleted` is older than all
+    that is kept: neither is missing."""
 
     segments: int
     requests: int = 0
     corrections: int = 0
     intervals: int = 0
     not_stored_yet: int = 0
+    deleted: int = 0
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -93,6 +96,8 @@ class Report(msgspec.Struct, kw_only=True):
     gpus: list[GpuSums] = []
     gaps: list[Gap] = []
     journal: JournalSums | None = None
+    deleted_before_us: dict[str, int] = {}
+    """Rows of requests and books that are older were deleted for their age; 0: none were."""
     found: dict[str, int] = {}
     findings: list[Finding] = []
 

@@ -28,6 +28,17 @@ def audit_requests(store: Snapshot, report: Report, advance: Callable[[int], Non
         report.add("share-orphan", f"request {uid}", f"is not there, but has a share of {gpu}")
 
 
+def audit_usage(store: Snapshot, report: Report) -> None:
+    """The sums of each hour whose requests are all kept."""
+    for hour_us in store.hours():
+        if hour_us < report.deleted_before_us["requests"]:
+            return
+        kept, summed = store.usage(hour_us)
+        if kept != summed:
+            what = f"{len(kept)} sums are not those of the requests, which make {len(summed)}"
+            report.add("sums", f"usage, hour at {hour_us}", what)
+
+
 def audit_corrections(store: Snapshot, report: Report) -> None:
     for page in store.corrections():
         for row, shares, now in page:

@@ -10,16 +10,21 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, Select, and_, func, or_, select
 
 from accounting.store.engine import store_errors
+from accounting.store.retention import deleted_before_us
+from accounting.store.rollups import ALL_DIMENSIONS, UsageRow, from_requests, from_sums
 from accounting.store.schema import (
     Base,
+    BookSum,
     JournalProgress,
     StoredBook,
     StoredCorrection,
     StoredCorrectionShare,
     StoredRequest,
     StoredShare,
+    UsageSum,
     stored_text,
 )
+from accounting.store.sums import HOUR_US
 
 PAGE = 1_000
 """Rows in memory at a time."""
@@ -48,6 +53,27 @@ class Snapshot:
     def journals(self) -> set[str]:
         """Names of the journals that were stored here."""
         return set(self._connection.scalars(select(JournalProgress.journal)))
+
+    def deleted_before_us(self) -> dict[str, int]:
+        """Before when rows of requests and of books were deleted for their age; 0: none were."""
+        return {what: deleted_before_us(self._connection, what) for what in ("requests", "books")}
+
+    def hours(self) -> Iterator[int]:
+        """The hours, by their begin, of which there are sums of usage; newest first."""
+        query = select(UsageSum.bucket_us).where(UsageSum.width_us == HOUR_US).distinct()
+        return (row.bucket_us for row in self._stream(query.order_by(UsageSum.bucket_us.desc())))
+
+    def usage(self, hour_us: int) -> tuple[list[UsageRow], list[UsageRow]]:
+        """What the sums say of an hour, and what its requests sum to."""
+        end_us = hour_us + HOUR_US
+        kept = from_sums(self._connection, hour_us, end_us, "hour", ALL_DIMENSIONS)
+        return kept, from_requests(self._connection, hour_us, end_us, "hour", ALL_DIMENSIONS)
+
+    def book_hours(self, gpu: str, from_us: int) -> dict[int, dict[str, int]]:
+        """The sums of a GPU's hours from then on, by the hour's begin."""
+        s = BookSum
+        found = select(s.__table__).where(s.width_us == HOUR_US, s.gpu == gpu, s.bucket_us >= from_us)
+        return {row.bucket_us: dict(row._mapping) for row in self._connection.execute(found)}
 
     def gpus(self) -> list[str]:
         """Every GPU that has books or shares."""

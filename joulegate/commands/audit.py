@@ -110,6 +110,9 @@ def _show(report: Report, console: Console) -> None:
         )
     else:
         console.print("no journal to compare with")
+    for what, before_us in report.deleted_before_us.items():
+        if before_us:
+            console.print(f"{what} before {_time(before_us)} were deleted for their age; their sums are kept")
     if report.gpus:
         console.print(_sums(report))
     console.print(_rules(report))

@@ -20,7 +20,8 @@ STATIC = Path(__file__).parent / "static"
 
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
-    " img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    " img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self';"
+    " frame-ancestors 'none'"
 )
 """Nothing from elsewhere is loaded or asked. Plotly sets styles, and its WebGL layer compiles functions."""
 

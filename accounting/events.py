@@ -51,7 +51,7 @@ HANDLE_BITS = 40
 
 
 MAIN = 0
-"""The source that also says what meters, engines and settings tell. Others are workers that relay requests."""
+"""The source that also says what meters, engines and settings tell. Others are workers, which only relay."""
 
 
 def source_of(handle: int) -> int:

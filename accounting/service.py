@@ -20,6 +20,7 @@ from typing import Protocol
 from accounting import replay
 from accounting.clock import Clock
 from accounting.events import (
+    MAIN,
     AnyEvent,
     BackendDeclared,
     EngineCounters,
@@ -29,6 +30,7 @@ from accounting.events import (
     RequestMoved,
     RequestStarted,
     RequestTimes,
+    ServiceEnded,
     ServiceStarted,
     Status,
     Tick,
@@ -48,7 +50,8 @@ TICK_S = 0.05
 RECENT = 2_000
 """Settled records kept in memory, for whoever asks before the store has them."""
 
-SOURCE = 0
+Heard = ServiceStarted | ServiceEnded | RequestStarted | RequestMoved | FirstToken | Tick | RequestFinished
+"""What a worker says, and what is said of it."""
 
 
 class Sink(Protocol):
@@ -101,12 +104,16 @@ class Accountant:
             self._sink.put(out, segment)
             made += len(out)
         self.journal.begin_segment(self.ledger.state)
-        written_us = self.ledger.watermark_us(SOURCE)
+        sources = self.ledger.watermarks_us
+        written_us = max(sources.values(), default=0)
         if (behind_us := written_us - self.clock.now_us()) > 0:
             log.warning("the clock is %.1f s behind the journal; times go on from there", behind_us / 1e6)
             self.clock = self.clock.not_before(written_us + 1)
-        self._say(ServiceStarted(t_us=self.clock.now_us(), source=SOURCE, version=self._version))
-        self._next_handle = self.ledger.next_handle(SOURCE)
+        now_us = self.clock.now_us()
+        for worker in sorted(sources.keys() - {MAIN}):
+            self._say(ServiceEnded(t_us=now_us, source=worker))
+        self._say(ServiceStarted(t_us=now_us, source=MAIN, version=self._version))
+        self._next_handle = self.ledger.next_handle(MAIN)
         self._flush()
         return made
 
@@ -157,12 +164,15 @@ class Accountant:
             user_id=user_id,
             api_key=api_key,
         )
-        self._by_request_id[request_id] = handle
+        self._opened(event)
+        return handle
+
+    def _opened(self, event: RequestStarted) -> None:
+        self._by_request_id[event.request_id] = event.handle
         self._flying += 1
         if self._flying == 1:
             self._meter.set_busy(True)
         self._say(event)
-        return handle
 
     def move(self, handle: int, backend: str) -> None:
         """The request's backend failed before it answered; from now on it is with this one."""
@@ -213,6 +223,19 @@ class Accountant:
         if handle is not None and (record := self.ledger.provisional(handle)) is not None:
             return record
         return self._recent.get(request_id)
+
+    def hear(self, event: Heard) -> None:
+        """What a worker said, in its order. It is on its way to the disk after the next `flush`."""
+        if isinstance(event, RequestStarted):
+            self._opened(event)
+            return
+        if isinstance(event, RequestFinished):
+            self._flying -= 1
+        self._say(event)
+
+    def flush(self) -> None:
+        """Write down what was heard; then what came of it may go to the store."""
+        self._flush()
 
     def answers_later(self, handle: int, account: object) -> bool:
         """Whether `finish` has yet to reach the journal: never here."""
@@ -280,7 +303,7 @@ class Accountant:
 
     def _say_tick(self, now_us: int) -> None:
         counts, self._counts = self._counts, {}
-        self._say(Tick(t_us=now_us, source=SOURCE, handles=list(counts), tokens=list(counts.values())))
+        self._say(Tick(t_us=now_us, source=MAIN, handles=list(counts), tokens=list(counts.values())))
 
     def _flush(self) -> None:
         if self.journal.flush() and self._outputs:

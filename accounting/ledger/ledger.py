@@ -11,6 +11,7 @@ import numpy as np
 
 from accounting.events import (
     HANDLE_BITS,
+    MAIN,
     AnyEvent,
     BackendDeclared,
     CounterReads,
@@ -22,6 +23,7 @@ from accounting.events import (
     RequestMoved,
     RequestStarted,
     RequestTimes,
+    ServiceEnded,
     ServiceStarted,
     Tick,
     Usage,
@@ -79,9 +81,10 @@ class Ledger:
         row = self._flights.row.get(handle)
         return row is not None and not self._flights.concluded[row]
 
-    def watermark_us(self, source: int) -> int:
-        """Everything that this source saw before has been heard; 0 if it was never heard."""
-        return self._watermarks.get(source, 0)
+    @property
+    def watermarks_us(self) -> dict[int, int]:
+        """By source whose ticks are waited for: everything that it saw before this time has been heard."""
+        return dict(self._watermarks)
 
     def next_handle(self, source: int) -> int:
         """A handle that this source has never used."""
@@ -112,6 +115,8 @@ class Ledger:
                 pass  # the gap will show in the reads
             case ServiceStarted():
                 return self._service_started(event)
+            case ServiceEnded():
+                return self._service_ended(event)
             case EngineCounters():
                 if (backend := self._groups.backends.get(event.backend)) is not None:
                     bypass.count(backend, event)
@@ -133,6 +138,19 @@ class Ledger:
             self._flights.group[row], self._flights.column[row] = group, column
 
     def _service_started(self, event: ServiceStarted) -> list[Output]:
+        """A source begins, after what it had left open is closed."""
+        out = self._close_left(event)
+        self._watermarks[event.source] = max(event.t_us, self._watermarks.get(event.source, event.t_us))
+        if event.source == MAIN:
+            self._hosts.restarted(self._watermarks[MAIN])
+        return out
+
+    def _service_ended(self, event: ServiceEnded) -> list[Output]:
+        out = self._close_left(event)
+        self._watermarks.pop(event.source, None)
+        return out
+
+    def _close_left(self, event: ServiceStarted | ServiceEnded) -> list[Output]:
         """Close what a source that died had left open, at the last moment it was heard."""
         seen_until = self._watermarks.get(event.source, event.t_us)
         rows = self._flights.row
@@ -141,8 +159,6 @@ class Ledger:
         for handle in sorted(left):
             why = "joulegate stopped while the request was in flight"
             out += self._finished(RequestFinished(t_us=seen_until, handle=handle, status="lost", error=why))
-        self._watermarks[event.source] = max(event.t_us, seen_until)
-        self._hosts.restarted(self._watermarks[event.source])
         return out
 
     def _started(self, event: RequestStarted) -> list[Output]:

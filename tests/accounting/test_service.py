@@ -385,7 +385,7 @@ def test_a_clock_set_back_between_two_runs_goes_on_from_the_journal(tmp_path: Pa
     first.recover()
     first.tick()
     first.close()
-    reached_us = first.ledger.watermark_us(0)
+    reached_us = first.ledger.watermarks_us[0]
     sink = ListSink(tmp_path)
     second = Accountant(Clock.anchored_now(), Journal(tmp_path), sink, version="test")
     second.recover()

@@ -19,6 +19,7 @@ from accounting.events import (
     MeterUp,
     RequestFinished,
     RequestStarted,
+    ServiceEnded,
     ServiceStarted,
     Status,
     Tick,
@@ -77,7 +78,7 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
         t_us = (
             draw(absurd_times) if draw(st.integers(0, 39)) == 39 else now + draw(st.integers(-300_000, 9_000))
         )
-        match draw(st.sampled_from("ttttttrrrrrrssssffffeeeeebmdxni")):
+        match draw(st.sampled_from("ttttttrrrrrrssssffffeeeeebmdxyni")):
             case "t":
                 counted = draw(st.lists(st.tuples(handles, st.integers(0, 60) | absurd_counts), max_size=6))
                 events.append(
@@ -135,6 +136,8 @@ def happenings(draw: st.DrawFn) -> list[AnyEvent]:
                 events.append(MeterDown(t_us=t_us, gpu=draw(devices), code="X", message="x"))
             case "x":
                 events.append(ServiceStarted(t_us=t_us, source=draw(st.sampled_from([0, 1])), version="test"))
+            case "y":
+                events.append(ServiceEnded(t_us=t_us, source=draw(st.sampled_from([0, 1]))))
             case "n":
                 again = [e for e in events if getattr(e, "handle", 0) not in IDLERS]
                 if again:

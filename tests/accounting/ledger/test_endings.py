@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from accounting.events import (
+    HANDLE_BITS,
+    FirstToken,
     RequestFinished,
+    RequestStarted,
+    ServiceEnded,
     ServiceStarted,
     Status,
     Tick,
@@ -142,6 +146,28 @@ def test_no_interval_is_settled_before_every_source_has_spoken_of_it() -> None:
     assert story.books[-1].t1_us <= us(2.0)
     story.say(Tick(t_us=us(5.0), source=5))
     assert story.books[-1].t1_us == us(4.5)
+
+
+def test_nobody_waits_for_a_source_that_has_ended_and_what_it_left_open_is_lost() -> None:
+    story = one_gpu((6.0, 600))
+    theirs = RequestStarted(
+        t_us=us(6.0), handle=(5 << HANDLE_BITS) + 1, uid="theirs", request_id="theirs", backend="main",
+        model="m", route="/v1/chat/completions", streamed=True,
+    )  # fmt: skip
+    story.request("ours", 6.0, 6.1, None, tokens=300)
+    story.say(ServiceStarted(t_us=us(5.9), source=5, version="test"))
+    story.say(theirs)
+    story.say(FirstToken(t_us=us(6.1), handle=theirs.handle))
+    story.run(8.0)
+    assert story.books[-1].t1_us <= us(6.0)
+    story.say(Tick(t_us=us(7.0), source=5, handles=[theirs.handle], tokens=[90]))
+    story.say(ServiceEnded(t_us=us(8.0), source=5))
+    story.run(10.0)
+    assert story.books[-1].t1_us > us(9.0)
+    assert [(r.status, r.finished_us) for r in story.records.values()] == [("lost", us(7.0))]
+    assert energy_uj(story.records["theirs"]) > 0
+    assert story.ledger.next_handle(5) == theirs.handle + 1
+    assert_balanced(story.outputs)
 
 
 def test_a_record_comes_once_however_often_its_end_is_told() -> None:

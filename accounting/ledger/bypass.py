@@ -43,7 +43,10 @@ def count(backend: BackendState, event: EngineCounters) -> None:
     last = backend.counted[-1] if backend.counted else None
     if last is not None and (event.t_us <= last.t_us or event.generation_tokens < last.generated):
         backend.counted, backend.compared = [], []
-    backend.counted.append(Counted(event.t_us, event.generation_tokens, prompt, event.steps, event.running))
+    now = Counted(
+        event.t_us, event.generation_tokens, prompt, event.steps, event.running, waiting=event.waiting
+    )
+    backend.counted.append(now)
     del backend.counted[:-SAMPLES]
 
 
@@ -95,12 +98,16 @@ def _trust_steps(samples: list[Counted], work: Work, t0_us: int, t1_us: int) -> 
 
 
 def _trust_seats(samples: list[Counted], work: Work, t1_us: int) -> None:
-    """No more unseen answers decode than the engine runs requests beside those that are seen to."""
-    running = next((s.running for s in reversed(samples) if s.t_us <= t1_us + NEAR_US), None)
-    unseen = int((work.assumed > 0).sum())
-    if running is None or not unseen:
+    """While some wait, no more unseen answers decode than the engine runs requests beside those seen to.
+
+    Each counts for the part of the interval in which it was in flight: many may have come and gone in it.
+    """
+    sample = next((s for s in reversed(samples) if s.t_us <= t1_us + NEAR_US), None)
+    if sample is None or sample.running is None or sample.waiting == 0:
         return
-    seats = max(running - int(((work.tokens > 0) & (work.assumed == 0)).sum()), 0)
+    there = work.in_flight_us / INTERVAL_US
+    unseen = float(there[work.assumed > 0].sum())
+    seats = max(sample.running - float(there[(work.tokens > 0) & (work.assumed == 0)].sum()), 0.0)
     if seats < unseen:
         work.assume(seats / unseen)
 

@@ -10,6 +10,7 @@ import msgspec
 from accounting.events import MeterMethod, ModelCard
 from accounting.ledger.curve import Curve
 from accounting.ledger.flights import OpenRequest
+from accounting.ledger.jobs_state import JobsState
 from accounting.ledger.model import ModelState
 from accounting.ledger.prompts import PromptSizes
 
@@ -63,13 +64,14 @@ class HostState(msgspec.Struct):
 
 
 class Counted(msgspec.Struct, array_like=True):
-    """An engine's totals at a time: tokens generated, prompt tokens computed, steps; and who runs now."""
+    """An engine's totals at a time: tokens generated, prompt tokens computed, steps; who runs, who waits."""
 
     t_us: int
     generated: int
     prompt: int
     steps: int | None = None
     running: int | None = None
+    waiting: int | None = None
 
 
 class Compared(msgspec.Struct, array_like=True):
@@ -112,6 +114,10 @@ class BackendState(msgspec.Struct):
     """Recent times to first token per prompt token of long prompts, in microseconds, newest last."""
     last_first_us: list[int] = []
     """Times of the latest first tokens, newest last."""
+    jobs: JobsState | None = None
+    """Of a backend that stands for the images and videos of another: what is known of these."""
+    at_once: int | None = None
+    """How many images or videos its server works on at a time, as configured; None: to be learnt."""
     step_joules: float | None = None
     """Recent cost of what a step costs at any batch size, per token of it. For provisional figures."""
 
@@ -126,7 +132,8 @@ class KeptState(msgspec.Struct):
     handles: list[bytes]
     works: list[dict[str, bytes]]
     steps: list[tuple[float, bool, float, float]]
-    """By backend: steps, whether a stream told them, tokens and prompt tokens of others."""
+    """By backend: steps, whether a stream told them, tokens and prompt tokens of others. Of images and
+    videos: how many ran together, and nothing."""
     gpus: list[tuple[str, int, float | None, list[bytes], list[int]]]
 
 

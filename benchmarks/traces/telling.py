@@ -94,14 +94,25 @@ def _counters(requests: list[Request], run: Run, until_s: float) -> Timed:
         for tokens, last in zip(request.outputs, outcome.last_steps, strict=True):
             generated[outcome.first_step : last + 1] += tokens / (last + 1 - outcome.first_step)
     totals = [np.cumsum(column) for column in (generated, prompt, cached)]
+    came, began, ended = (
+        np.sort(times)
+        for times in (
+            [request.arrived_s for request in requests],
+            [outcome.scheduled_s for outcome in run.outcomes],
+            [run.step_end_s[max(outcome.last_steps)] for outcome in run.outcomes],
+        )
+    )
     timed: Timed = []
     for at_s in np.arange(0.37, until_s, 1.003):
         step = int(np.searchsorted(run.step_end_s, at_s))
         g, p, c = (int(total[step - 1]) if step else 0 for total in totals)
+        arrived, scheduled, over = (int(np.searchsorted(times, at_s)) for times in (came, began, ended))
         event = EngineCounters(
             t_us=micros(at_s),
             backend=BACKEND,
             steps=step,
+            running=scheduled - over,
+            waiting=arrived - scheduled,
             generation_tokens=g,
             prompt_tokens=p,
             cached_tokens=c,

@@ -67,3 +67,31 @@ def test_all_of_the_traffic_elsewhere_is_unobserved_not_idle() -> None:
     story.run(40.0)
     assert unobserved(story) == pytest.approx((180 - 100) * (END - BEGIN - 12), rel=0.1)
     assert_balanced(story.outputs)
+
+
+def test_short_answers_unseen_until_their_end_are_not_taken_for_other_traffic() -> None:
+    """The engine says how many run at a moment, and many more come and go within an interval."""
+    story = Story([Gpu("GPU-a", Power((-10, 100), (BEGIN, BUSY_W), (END, 100)))], {"main": ["GPU-a"]})
+    lasts_s, tokens = 0.3, 15
+    for i in range(round((END - BEGIN) / lasts_s)):
+        for lane in range(3):
+            start = BEGIN + i * lasts_s + lane * lasts_s / 3
+            first, seen = start + 0.01, lane > 0
+            story.request(
+                f"{lane}-{i}", start, first if seen else None, start + lasts_s - 0.001, prompt=10,
+                tokens=tokens, streamed=seen,
+            )  # fmt: skip
+    rate = 3 * tokens / lasts_s
+    for second in range(round(END) + 3):
+        generated = round(max(min(second, END) - BEGIN, 0) * rate)
+        counters = EngineCounters(
+            t_us=us(second + 0.3),
+            backend="main",
+            generation_tokens=generated,
+            running=1 + second % 3,
+            waiting=0,
+        )
+        story.plan(second + 0.3, counters)
+    story.run(40.0)
+    assert unobserved(story) < 0.01 * BUSY_W * (END - BEGIN - 12)
+    assert_balanced(story.outputs)

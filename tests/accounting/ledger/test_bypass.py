@@ -72,16 +72,13 @@ def test_all_of_the_traffic_elsewhere_is_unobserved_not_idle() -> None:
 def test_short_answers_unseen_until_their_end_are_not_taken_for_other_traffic() -> None:
     """The engine says how many run at a moment, and many more come and go within an interval."""
     story = Story([Gpu("GPU-a", Power((-10, 100), (BEGIN, BUSY_W), (END, 100)))], {"main": ["GPU-a"]})
-    lasts_s, tokens = 0.3, 15
-    for i in range(round((END - BEGIN) / lasts_s)):
-        for lane in range(3):
-            start = BEGIN + i * lasts_s + lane * lasts_s / 3
-            first, seen = start + 0.01, lane > 0
-            story.request(
-                f"{lane}-{i}", start, first if seen else None, start + lasts_s - 0.001, prompt=10,
-                tokens=tokens, streamed=seen,
-            )  # fmt: skip
-    rate = 3 * tokens / lasts_s
+    for i in range(round((END - BEGIN) / 2)):
+        start = BEGIN + 2 * i
+        story.request(f"whole-{i}", start, None, start + 1.999, prompt=10, tokens=100, streamed=False)
+        for n in range(40):
+            at = start + n * 0.05
+            story.request(f"{i}-{n}", at, at + 0.005, at + 0.1, prompt=10, tokens=5)
+    rate = 50 + 100
     for second in range(round(END) + 3):
         generated = round(max(min(second, END) - BEGIN, 0) * rate)
         counters = EngineCounters(

@@ -72,7 +72,7 @@ COLUMNS = (
     Column("ContractedUnitPrice", "decimal"),
     Column("EffectiveCost", "decimal", False),
     Column("HostProviderName", nullable=False),
-    Column("InvoiceId"),
+    Column("InvoiceId", nullable=False),
     Column("InvoiceIssuerName", nullable=False),
     Column("ListCost", "decimal", False),
     Column("ListUnitPrice", "decimal"),
@@ -121,7 +121,7 @@ class FocusError(Exception):
     """There is nothing that could be a row of FOCUS, which is about money."""
 
 
-def focus_rows(period: str, charges: Iterable[Charge], terms: Terms, *, closed: bool) -> Iterator[Row]:
+def focus_rows(period: str, charges: Iterable[Charge], terms: Terms) -> Iterator[Row]:
     """The rows of a period, by project and line of its invoice. Charges without a price have none.
 
     BilledCost sums to the amount of each line of each invoice. Raises FocusError without a currency.
@@ -133,7 +133,7 @@ def focus_rows(period: str, charges: Iterable[Charge], terms: Terms, *, closed: 
     for project, of_project in by_project(charges).items():
         lines = lines_of(of_project)
         amounts = amounts_of(list(lines.values()), terms)
-        invoice = invoice_number(period, project) if closed else None
+        invoice = invoice_number(period, project)
         for line, amount in zip(lines.values(), amounts, strict=True):
             for charge, billed in zip(line, _billed(line, amount or 0, terms.currency), strict=True):
                 yield _row(period, charge, billed, ratios.get(id(charge)), invoice, terms)
@@ -164,7 +164,7 @@ def _billed(line: Sequence[Charge], amount: int, currency: str) -> list[Decimal]
 
 
 def _row(
-    period: str, charge: Charge, billed: Decimal, ratio: Decimal | None, invoice: str | None, terms: Terms
+    period: str, charge: Charge, billed: Decimal, ratio: Decimal | None, invoice: str, terms: Terms
 ) -> Row:
     who, start = charge.who, datetime.fromisoformat(charge.day).replace(tzinfo=UTC)
     month, next_month = _month(period)

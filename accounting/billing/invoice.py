@@ -20,9 +20,9 @@ from accounting.billing.units import COST_UNIT, PRICE_DIGITS, minor_digits, roun
 TITLES: dict[Component, str] = {
     "gpu": "GPU energy",
     "host": "Host energy",
-    "idle": "Share of idle energy",
-    "unattributed": "Share of unattributed energy",
-    "overhead": "Share of the building's overhead",
+    "idle": "Idle energy",
+    "unattributed": "Unattributed energy",
+    "overhead": "Building overhead",
 }
 BY_MODEL = ("gpu", "host")
 """Components whose lines tell the model; the others are shared by all models alike."""

@@ -94,6 +94,15 @@ class Sums:
                 setattr(self, name, (getattr(self, name) or 0) + value)
         self.with_usage += usage.with_prompt
 
+    def add(self, other: Sums) -> None:
+        """Take in the sums of other requests."""
+        for name in _SUMMED:
+            value = getattr(other, name)
+            if value is not None:
+                setattr(self, name, (getattr(self, name) or 0) + value)
+        for name in _PRICED:
+            setattr(self, name, plus(getattr(self, name), getattr(other, name)))
+
 
 _PRICED = ("cost", "location", "market", "embodied", "with_usage")
 _SUMMED = [field.name for field in fields(Sums) if field.name not in _PRICED]
@@ -199,6 +208,15 @@ class UsageReport:
             for row in days
             if row.usage.energy_uj and (day := (row.bucket_us or 0) // DAY_US) in device_us
         }
+
+
+def merged(found: Mapping[int, Mapping[Key, Sums]]) -> dict[int, dict[Key, Sums]]:
+    """All buckets as one, which begins with the first."""
+    whole: dict[Key, Sums] = defaultdict(Sums)
+    for by_key in found.values():
+        for key, sums in by_key.items():
+            whole[key].add(sums)
+    return {min(found): {key: whole[key] for key in sorted(whole, key=_order)}} if found else {}
 
 
 def _wanted(question: Question, route: str, told: Mapping[str, object]) -> bool:

@@ -22,8 +22,7 @@ from accounting.billing.tariff import TariffError
 from accounting.billing.terms import Terms
 from accounting.billing.units import joules
 from accounting.billing.usage import Group, Kind, Sums
-from accounting.store.engine import StoreError
-from accounting.store.queries import TooManyRows
+from accounting.store.engine import CannotAnswer, StoreError
 from proxy.billing import Billing
 from proxy.errors import BadRequest
 from proxy.routes.energy import StoreUnavailable
@@ -233,8 +232,8 @@ def _page(page: Page, results: dict[int, list[Any]]) -> PageView:
 def _answered(ask: Callable[[], Any]) -> Any:
     try:
         return ask()
-    except TooManyRows as error:
-        raise BadRequest(str(error), param="limit") from error
+    except CannotAnswer as error:
+        raise BadRequest(str(error)) from error
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
     except TariffError as error:

@@ -81,7 +81,13 @@ RECORDS = [
     used(8, DAY_US + 3 * 24 * HOUR_US - 1, "lab", 17, route="/v1/responses"),
     used(9, DAY_US, "lab", None, status="rejected", http_status=429),
 ]
-IDLE: dict[str, Any] = {"measured_uj": KWH_UJ, "idle_uj": KWH_UJ, "requests_uj": 0, "unobserved_uj": 0, "unmeasured_uj": 0}
+IDLE: dict[str, Any] = {
+    "measured_uj": KWH_UJ,
+    "idle_uj": KWH_UJ,
+    "requests_uj": 0,
+    "unobserved_uj": 0,
+    "unmeasured_uj": 0,
+}
 BOOKS = [book(1, t0_us=DAY_US, t1_us=DAY_US + HOUR_US, **IDLE)]
 
 
@@ -338,7 +344,7 @@ def test_usage_costs_focus_and_records_agree_to_the_microjoule(url: str, billing
     costs_uj = sum(r["energy_uj"] for r in items if r["line_item"].endswith("gpu_energy"))
     month = billing.bills.month("2026-11")
     assert month_us("2026-11")[0] < DAY_US < month_us("2026-11")[1]
-    rows: list[dict[str, Any]] = list(focus_rows("2026-11", month.charges, month.terms, closed=False))
+    rows: list[dict[str, Any]] = list(focus_rows("2026-11", month.charges, month.terms))
     of_gpus = [row for row in rows if row["x_Component"] == "gpu"]
     focus_uj = sum(row["x_EnergyJoules"] * 10**6 for row in of_gpus)
     assert (usage_uj, costs_uj, focus_uj) == (raw_uj, raw_uj, raw_uj)

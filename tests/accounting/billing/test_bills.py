@@ -103,7 +103,7 @@ def test_a_closed_month_stays_and_what_comes_late_goes_to_the_next(database: Dat
     lab, web = invoices("2026-11", november.charges, november.terms, closed=False)
     assert [(line.title, line.requests, str(line.amount)) for line in lab.lines] == [
         ("GPU energy", 1, "1.00"),
-        ("Adjustment of 2026-10: Share of idle energy", 0, "-0.15"),  # at the price of then
+        ("Adjustment of 2026-10: Idle energy", 0, "-0.15"),  # at the price of then
     ]
     assert (str(lab.amount), str(web.amount)) == ("0.85", "0.75")
     # Once that is billed, too, nothing is left to correct.

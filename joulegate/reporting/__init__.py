@@ -1,0 +1,1 @@
+"""Tables for people and programs: text, CSV, JSON, Markdown and HTML of the same figures."""

@@ -16,6 +16,9 @@ COMMANDS = {
     "demo": "show joules per request on a simulated GPU",
     "replay": "compute the books of a journal or a trace again",
     "audit": "prove the books of the store",
+    "report": "who used what, where the energy went, what it costs",
+    "invoice": "what projects owe for a month",
+    "export": "requests, books and FOCUS rows as files",
     "sweep": "what a task costs at several numbers of requests in flight",
 }
 

@@ -130,6 +130,8 @@ class BackendDeclared(Event, tag="backend", frozen=True, kw_only=True):
     model: ModelCard | None = None
     tells_late: bool = False
     """Whether its engine tells the times of requests some seconds after their end, in traces."""
+    at_once: int | None = None
+    """How many images or videos it works on at a time; None: to be learnt."""
 
 
 class MeterUp(Event, tag="meter", frozen=True, kw_only=True):
@@ -258,6 +260,8 @@ class RequestStarted(Event, tag="started", frozen=True, kw_only=True):
     user_id: str | None = None
     api_key: str | None = None
     """The key's id, never the key."""
+    media: Media | None = None
+    """Images or videos that it asks for, as far as the request says it. None: it is for tokens."""
 
 
 class RequestMoved(Event, tag="moved", frozen=True, kw_only=True):
@@ -269,6 +273,26 @@ class RequestMoved(Event, tag="moved", frozen=True, kw_only=True):
     t_us: int
     handle: int
     backend: str
+
+
+class MediaTold(Event, tag="media", frozen=True, kw_only=True):
+    """More is known of the images or videos that a request asks for: a long form has passed, or the server
+    said what it makes."""
+
+    t_us: int
+    handle: int
+    media: Media
+
+
+class JobStarted(Event, tag="job", frozen=True, kw_only=True):
+    """The backend took the request as a job of its own, known there by the id `job`.
+
+    It goes on whatever becomes of the client, or of joulegate, until `finished` tells of its end.
+    """
+
+    t_us: int
+    handle: int
+    job: str
 
 
 class FirstToken(Event, tag="first", frozen=True, kw_only=True):
@@ -322,6 +346,8 @@ class RequestFinished(Event, tag="finished", frozen=True, kw_only=True):
     usage: Usage | None = None
     times: EngineTimes | None = None
     error: str | None = None
+    goes_on: bool = False
+    """Nobody waits for the answer any more, but the server works on it to the end: diffusion servers do."""
 
 
 class RequestTimes(Event, tag="times", frozen=True, kw_only=True):
@@ -365,6 +391,8 @@ AnyEvent = (
     | CounterReads
     | RequestStarted
     | RequestMoved
+    | MediaTold
+    | JobStarted
     | FirstToken
     | Tick
     | RequestFinished

@@ -7,6 +7,8 @@
 - `features.py`   what was done in one interval
 - `model.py`      what each kind of work costs, learnt; `priors.py` where it starts
 - `settle.py`     one interval shared: idle, unobserved, unmeasured, requests; `apportion.py` exactly
+- `jobs.py`       images and videos: their work; `jobs_queue.py` which ran when, `jobs_news.py` told late,
+                  `jobs_open.py` those in flight, `jobs_state.py` what is remembered
 - `hosts.py`      the machines around the GPUs: their energy split in the same proportion
 - `groups.py`     which GPUs and backends belong together
 - `record.py`, `provisional.py`  what is known of a request at the end, and before

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from accounting.events import EngineTimes, RequestStarted, Status, Usage
+from accounting.events import EngineTimes, Media, RequestStarted, Status, Usage
 from accounting.ledger.intervals import RING, number
 from accounting.records import RequestRecord
 
@@ -40,6 +40,14 @@ class Told(msgspec.Struct):
     is_try: bool = False
     recorded: RequestRecord | None = None
     """Its record, where that is out already and may still be corrected."""
+    media: Media | None = None
+    """Images or videos that it is for, as far as that is told by now."""
+    job: str | None = None
+    """Id, at its backend, of the job that it began: that goes on whatever becomes of client and proxy."""
+    left_us: int = 0
+    """When nobody waited for it any more, though its server works on; 0: that is not so."""
+    never_ran: bool = False
+    """It was taken back before its server began with it."""
 
 
 class OpenRequest(msgspec.Struct):

@@ -60,7 +60,7 @@ def note_scale(group: Group, expected_j: float, energy_j: float) -> None:
 
 def learn(group: Group, kept: Kept) -> None:
     """Teach the model what the interval's work cost, all GPUs together."""
-    if kept.energy_j > 0 and not kept.learnt:
+    if kept.energy_j > 0 and not kept.learnt and kept.sure:
         kept.learnt = True
         pairs = zip(kept.works, group.priors, strict=True)
         scaled = [np.array(work.sums()) * prior for work, prior in pairs]

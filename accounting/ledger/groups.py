@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from accounting.events import LASTING_COUNTERS, BackendDeclared, CounterReads, MeterUp
-from accounting.ledger import intervals
+from accounting.ledger import intervals, jobs
 from accounting.ledger.curve import Curve
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.history import History
-from accounting.ledger.model import WorkModel
+from accounting.ledger.jobs_state import JobsState
+from accounting.ledger.model import ModelState, WorkModel, widened
 from accounting.ledger.priors import prior_joules
 from accounting.ledger.settle import settle_group
 from accounting.ledger.state import BackendState, GpuState, LedgerState
 from accounting.records import BookEntry, boundary_of
+
+JOBS = "|jobs"
+"""Behind the name of a backend: what stands for its images and videos."""
 
 
 class Groups:
@@ -44,6 +48,17 @@ class Groups:
             if gpus and backend in group.names:
                 return group.number, group.names.index(backend)
         return -1, 0
+
+    def jobs_of(self, backend: str) -> str:
+        """The name of the backend that stands for this one's images and videos. It is made for the first."""
+        name = backend + JOBS
+        owner = self.backends.get(backend)
+        if owner is not None and owner.gpus and name not in self.backends:
+            self.backends[name] = BackendState(
+                gpus=list(owner.gpus), jobs=JobsState(at_once=owner.at_once), model=owner.model
+            )
+            self._form()
+        return name
 
     def read(self, event: CounterReads) -> None:
         gpu = self.gpus.get(event.gpu)
@@ -76,18 +91,29 @@ class Groups:
         if known is not None and (known.gpus != gpus or known.model != event.model):
             for gpu in (*known.gpus, *gpus):
                 self._forget_model(gpu)
-            retired = f"{event.backend}#{event.t_us}"
-            self.backends[retired] = known
-            for row in flights.row.values():
-                told = flights.teller(row)
-                told.backend = retired if told.backend == event.backend else told.backend
+            self._retire(event.backend, event.t_us, flights)
+            self._retire(event.backend + JOBS, event.t_us, flights)
             known = None
         if known is None:
             self.backends[event.backend] = BackendState(gpus=gpus, model=event.model)
-        self.backends[event.backend].tells_late = event.tells_late
+        backend = self.backends[event.backend]
+        backend.tells_late, backend.at_once = event.tells_late, event.at_once
+        of_jobs = self.backends.get(event.backend + JOBS)
+        if of_jobs is not None and of_jobs.jobs is not None:
+            of_jobs.jobs.at_once = event.at_once
         in_use = {flights.teller(row).backend for row in flights.row.values()}
         self.backends = {n: b for n, b in self.backends.items() if "#" not in n or n in in_use}
         return self._form()
+
+    def _retire(self, backend: str, t_us: int, flights: Flights) -> None:
+        known = self.backends.pop(backend, None)
+        if known is None:
+            return
+        retired = f"{backend}#{t_us}"
+        self.backends[retired] = known
+        for row in flights.row.values():
+            told = flights.teller(row)
+            told.backend = retired if told.backend == backend else told.backend
 
     def _gpu(self, gpu: str, t_us: int) -> GpuState:
         found = self.gpus.get(gpu)
@@ -128,7 +154,7 @@ class Groups:
                     gpus=gpus,
                     backends=[self.backends[name] for name in names],
                     names=names,
-                    model=WorkModel(len(names), self._models.get(key)),
+                    model=WorkModel(len(names), self._model(names)),
                     priors=[self._prior(name) for name in names],
                     scale=self._scales.get(key),
                     history=self._histories.get(key) or History(),
@@ -139,8 +165,21 @@ class Groups:
 
     def _prior(self, backend: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         state = self.backends[backend]
-        device = next((self.gpus[g].device for g in state.gpus if g in self.gpus), None)
-        return np.array(prior_joules(state.model, device), dtype=np.float64)
+        if state.jobs is not None:
+            return np.array(jobs.prior_joules(self._device(state)), dtype=np.float64)
+        return np.array(prior_joules(state.model, self._device(state)), dtype=np.float64)
+
+    def _device(self, state: BackendState) -> str | None:
+        return next((self.gpus[g].device for g in state.gpus if g in self.gpus), None)
+
+    def _model(self, names: list[str]) -> ModelState | None:
+        """What is learnt with these backends; where one has just begun to make images or videos, what was
+        learnt without."""
+        known = self._models.get("\n".join(names))
+        if known is None and names and names[-1].endswith(JOBS):
+            before = self._models.get("\n".join(names[:-1]))
+            return None if before is None else widened(before)
+        return known
 
 
 def unique(names: list[str]) -> list[str]:

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from accounting.ledger.features import Work
 from accounting.ledger.intervals import INTERVAL_US, number, numbers
+from accounting.ledger.jobs import FEATURES as JOB_FEATURES
+from accounting.ledger.jobs import JobWork
 from accounting.ledger.packed import pack, unpack
 from accounting.ledger.state import HistoryState, KeptState
 
@@ -29,6 +31,7 @@ MOST_INTERVALS = 600
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 _NO_INTS, _NO_FLOATS = np.zeros(0, np.int64), np.zeros(0, np.float64)
+_JOB_ARRAYS = ("whole", "part", "known")
 _ARRAYS = ("tokens", "firsts", "prompt", "prompt_reads", "decoded", "reads", "sequences")
 
 
@@ -54,7 +57,7 @@ class Kept:
     t0_us: int
     handles: list[Ints]
     """Ascending."""
-    works: list[Work]
+    works: list[Work | JobWork]
     gpus: list[KeptGpu]
     energy_j: float
     """Of all that was at work, requests of others included: what the model learns."""
@@ -65,6 +68,12 @@ class Kept:
     @property
     def t1_us(self) -> int:
         return self.t0_us + INTERVAL_US
+
+    @property
+    def sure(self) -> bool:
+        """Whether its work is known well enough to learn from: nobody knows how much of an image or a video
+        was done as long as none like it has ended."""
+        return all(work.sure for work in self.works if isinstance(work, JobWork))
 
     @property
     def entries(self) -> int:
@@ -140,8 +149,10 @@ class History:
         return cls([_read(kept) for kept in state.kept], state.lost_us)
 
 
-def lean(work: Work) -> Work:
+def lean(work: Work | JobWork) -> Work | JobWork:
     """What of a work is needed to split its interval anew."""
+    if isinstance(work, JobWork):
+        return work.lean()
     return replace(work, rows=_NO_INTS, in_flight_us=_NO_INTS, context=_NO_FLOATS, assumed=_NO_FLOATS)
 
 
@@ -152,15 +163,35 @@ def _write(kept: Kept) -> KeptState:
         stale=kept.stale,
         learnt=kept.learnt,
         handles=[pack(handles) for handles in kept.handles],
-        works=[{name: pack(getattr(work, name)) for name in _ARRAYS} for work in kept.works],
-        steps=[(w.steps, w.steps_seen, w.others_tokens, w.others_prompt) for w in kept.works],
+        works=[
+            {name: pack(getattr(w, name)) for name in (_JOB_ARRAYS if isinstance(w, JobWork) else _ARRAYS)}
+            for w in kept.works
+        ],
+        steps=[
+            (w.together, True, 0.0, 0.0)
+            if isinstance(w, JobWork)
+            else (w.steps, w.steps_seen, w.others_tokens, w.others_prompt)
+            for w in kept.works
+        ],
         gpus=[(g.gpu, g.energy_uj, g.dynamic, [pack(p) for p in g.parts], g.places) for g in kept.gpus],
     )
 
 
 def _read(state: KeptState) -> Kept:
-    works = []
+    works: list[Work | JobWork] = []
     for arrays, (steps, seen, others_tokens, others_prompt) in zip(state.works, state.steps, strict=True):
+        if "whole" in arrays:
+            works.append(
+                JobWork(
+                    rows=_NO_INTS,
+                    in_flight_us=_NO_INTS,
+                    whole=unpack(arrays["whole"], np.float64).reshape(-1, len(JOB_FEATURES)),
+                    part=unpack(arrays["part"], np.float64),
+                    together=steps,
+                    known=unpack(arrays["known"], np.bool_),
+                )
+            )
+            continue
         work = Work(
             **{name: unpack(arrays[name], np.float64) for name in _ARRAYS},
             rows=_NO_INTS,

@@ -17,6 +17,9 @@ from accounting.events import (
     CounterReads,
     EngineCounters,
     FirstToken,
+    JobStarted,
+    Media,
+    MediaTold,
     MeterDown,
     MeterUp,
     RequestFinished,
@@ -29,13 +32,14 @@ from accounting.events import (
     Usage,
     source_of,
 )
-from accounting.ledger import booking, bypass
+from accounting.ledger import booking, bypass, jobs_news
 from accounting.ledger.conclude import Conclusions
 from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
-from accounting.ledger.groups import Groups
+from accounting.ledger.groups import JOBS, Groups
 from accounting.ledger.hosts import Hosts
 from accounting.ledger.intervals import INTERVAL_US, RING, number
+from accounting.ledger.jobs_open import OpenJobs
 from accounting.ledger.news import first_by_steps, lay_answer, lay_prompt
 from accounting.ledger.provisional import add_estimate
 from accounting.ledger.record import METHOD
@@ -70,11 +74,23 @@ class Ledger:
             settled_us = self._groups.all[group].settled_us if group >= 0 else 0
             self._flights.take_up(request, group, column, settled_us)
         self._conclusions = Conclusions(self._flights, self._groups, self._hosts)
+        self._jobs = OpenJobs(self._flights, self._groups)
 
     @property
     def open_requests(self) -> int:
         """Requests in flight, or ended and not settled."""
         return len(self._flights) - self._conclusions.held
+
+    @property
+    def lasting_jobs(self) -> int:
+        """Of them, images and videos that go on without a client."""
+        return self._jobs.lasting
+
+    def jobs(self) -> dict[int, Told]:
+        """By handle: what is told of each job in flight that its backend knows by an id."""
+        rows = sorted(self._flights.row.items())
+        told = {handle: self._flights.teller(row) for handle, row in rows if not self._flights.end[row]}
+        return {handle: teller for handle, teller in told.items() if teller.job is not None}
 
     def holds(self, handle: int) -> bool:
         """Whether this request is in flight, or ended and not settled."""
@@ -120,6 +136,13 @@ class Ledger:
             case EngineCounters():
                 if (backend := self._groups.backends.get(event.backend)) is not None:
                     bypass.count(backend, event)
+                of_jobs = self._groups.backends.get(event.backend + JOBS)
+                if of_jobs is not None and of_jobs.jobs is not None:
+                    jobs_news.look(of_jobs.jobs, event)
+            case MediaTold():
+                self._jobs.told(event)
+            case JobStarted():
+                self._jobs.began(event)
             case RequestTimes():
                 self._times(event)
         return []
@@ -157,8 +180,11 @@ class Ledger:
         left = [h for h, row in rows.items() if source_of(h) == event.source and not self._flights.end[row]]
         out: list[Output] = []
         for handle in sorted(left):
+            if self._flights.teller(rows[handle]).job is not None:
+                continue  # its backend goes on with it, and will be asked
             why = "joulegate stopped while the request was in flight"
-            out += self._finished(RequestFinished(t_us=seen_until, handle=handle, status="lost", error=why))
+            lost = RequestFinished(t_us=seen_until, handle=handle, status="lost", error=why, goes_on=True)
+            out += self._finished(lost)
         return out
 
     def _started(self, event: RequestStarted) -> list[Output]:
@@ -166,19 +192,30 @@ class Ledger:
             return []
         source = source_of(event.handle)
         self._last_handles[source] = max(event.handle, self._last_handles.get(source, 0))
-        backend = self._groups.backends.get(event.backend or "")
+        name = self._name(event.backend, event.media)
+        backend = self._groups.backends.get(name or "")
         gpus = list(backend.gpus) if backend is not None else []
-        group, column = self._groups.place(event.backend, gpus)
-        told = Told(started=event, gpus=gpus, backend=event.backend)
+        group, column = self._groups.place(name, gpus)
+        told = Told(started=event, gpus=gpus, backend=name, media=event.media)
         row = self._flights.add(event.handle, told, group, column)
         self._assume(row)
         return []
+
+    def _name(self, backend: str | None, media: Media | None) -> str | None:
+        """Under which the ledger knows what serves this: images and videos are kept apart from tokens."""
+        if backend is None or media is None:
+            return backend
+        known = len(self._groups.backends)
+        name = self._groups.jobs_of(backend)
+        if len(self._groups.backends) != known:
+            self._regroup()
+        return name
 
     def _assume(self, row: int) -> None:
         """What is to be thought of a request before anything is seen of it."""
         name = self._flights.teller(row).backend
         backend = self._groups.backends.get(name or "")
-        if backend is not None:
+        if backend is not None and backend.jobs is None:
             booking.assume_prompt(self._flights, row, backend)
             if not self._flights.streamed[row]:
                 booking.expect_prompt(self._flights, row, backend)
@@ -187,7 +224,9 @@ class Ledger:
         """The try that failed ends here, as a row of its own; the request goes on in a new one."""
         flights = self._flights
         row = flights.row.get(event.handle)
-        backend = self._groups.backends.get(event.backend)
+        media = None if row is None else flights.teller(row).media
+        name = self._name(event.backend, media)
+        backend = self._groups.backends.get(name or "")
         if row is None or flights.end[row] or flights.first[row] or backend is None:
             return
         told = flights.teller(row)
@@ -204,14 +243,14 @@ class Ledger:
         else:
             flights.remove(event.handle)
         started = msgspec.structs.replace(told.started, backend=event.backend)
-        now = Told(started=started, gpus=list(backend.gpus), backend=event.backend, tries=tries)
-        row = flights.add(event.handle, now, *self._groups.place(event.backend, now.gpus))
+        now = Told(started=started, gpus=list(backend.gpus), backend=name, tries=tries, media=media)
+        row = flights.add(event.handle, now, *self._groups.place(name, now.gpus))
         flights.start[row] = moved_us
         self._assume(row)
 
     def _first(self, event: FirstToken) -> None:
         row = self._flights.row.get(event.handle)
-        if row is None or self._flights.first[row] or self._flights.end[row]:
+        if row is None or self._flights.first[row] or self._flights.end[row] or self._jobs.is_job(row):
             return
         first_us = max(event.t_us, int(self._flights.start[row]), 1)
         self._flights.first[row] = first_us
@@ -258,14 +297,20 @@ class Ledger:
     def _finished(self, event: RequestFinished) -> list[Output]:
         flights = self._flights
         row = flights.row.get(event.handle)
-        if row is None or flights.end[row]:
+        if row is None or flights.end[row] or flights.teller(row).left_us:
             return []
-        flights.end[row] = max(event.t_us, int(flights.start[row]), 1)
         told = flights.teller(row)
         told.status, told.http_status, told.error = event.status, event.http_status, event.error
         told.usage = sound_usage(event.usage)
         told.times = sound_times(event.times) or told.times
         flights.works[row] = event.status not in ("client_error", "rejected")
+        if self._jobs.leave(row, event):
+            return []
+        if self._jobs.is_job(row):
+            self._conclusions.look = True
+            self._jobs.end(row, event.t_us)
+            return []
+        flights.end[row] = max(event.t_us, int(flights.start[row]), 1)
         group = self._group(row)
         if group is not None and flights.end[row] < group.settled_us:
             self._conclusions.look = True  # told so late that its intervals are settled
@@ -287,6 +332,8 @@ class Ledger:
             return []
         self._take_tokens(event, before)
         self._watermarks[event.source] = event.t_us
+        if self._jobs.end_the_left(min(self._watermarks.values())):
+            self._conclusions.look = True
         return self._conclusions.settle(min(self._watermarks.values()), self._now_us)
 
     def _take_tokens(self, event: Tick, before_us: int) -> None:

@@ -63,6 +63,23 @@ class ModelState(msgspec.Struct):
     filled: int = 0
 
 
+def widened(state: ModelState) -> ModelState:
+    """What is learnt, with room for one more backend behind the others, of which nothing is known."""
+    more = len(FEATURES)
+    size = state.size + more
+    return ModelState(
+        size=size,
+        gram=[[*row, *[0.0] * more] for row in state.gram] + [[0.0] * size] * more,
+        moment=[*state.moment, *[0.0] * more],
+        coefficients=[*state.coefficients, *[1.0] * more],
+        usual_error=state.usual_error,
+        windows=state.windows,
+        x=[*state.x, *[0.0] * more] if state.x else [],
+        y=state.y,
+        filled=state.filled,
+    )
+
+
 class WorkModel:
     """One regression for all backends that share GPUs: `backends` times six columns."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from accounting.ledger.apportion import apportion
-from accounting.ledger.features import prompt_joules
+from accounting.ledger.features import Work, prompt_joules
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.history import Kept, KeptGpu
@@ -50,6 +50,7 @@ def lay_prompt(flights: Flights, row: int, group: Group, was_us: tuple[int, int]
         if at is None:
             continue
         work = kept.works[column]
+        assert isinstance(work, Work)
         tokens = uncached * part_within(pre0, pre1, kept.t0_us, kept.t1_us)
         was = float(prices[2] * work.prompt[at] + prices[3] * work.prompt_reads[at])
         work.prompt[at], work.prompt_reads[at] = tokens, tokens * per_token
@@ -73,9 +74,9 @@ def lay_answer(flights: Flights, row: int, group: Group, tokens: float) -> None:
     sequences, prompt = float(flights.seqs[row]), float(flights.prompt[row])
     found = []
     for kept in group.history.since(int(flights.start[row])):
-        at = kept.place(column, handle)
-        if at is not None:
-            found.append((kept, kept.works[column], at, part_within(first, end, kept.t0_us, kept.t1_us)))
+        at, work = kept.place(column, handle), kept.works[column]
+        if at is not None and isinstance(work, Work):
+            found.append((kept, work, at, part_within(first, end, kept.t0_us, kept.t1_us)))
     told = [work.steps for _, work, _, _ in found if work.steps_seen]
     usual = sum(told) / len(told) if told else 1.0
     weights = [part * (work.steps if work.steps_seen else usual) for _, work, _, part in found]
@@ -103,7 +104,7 @@ def first_by_steps(flights: Flights, row: int, group: Group) -> int | None:
     at, rate = end, 0.0
     for kept in group.history.since(start):
         work = kept.works[column]
-        if not work.steps_seen or work.steps <= 0:
+        if not isinstance(work, Work) or not work.steps_seen or work.steps <= 0:
             return None
         rate = work.steps / INTERVAL_US
         open_steps = max(at - kept.t1_us, 0) * rate  # not settled yet: as fast as just before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from accounting.ledger import jobs
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.records import RequestRecord
@@ -22,7 +23,7 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
     if record.status in ("client_error", "rejected"):
         added = [0, 0]  # nothing is charged when it is settled either
     elif group.scale is not None and any(gpu.curve.recent_power_uw() is not None for gpu in mine):
-        prefill_j, decode_j = _open_work(flights, row, group, column)
+        prefill_j, decode_j = _open_work(record, flights, row, group, column)
         added = [round(prefill_j * group.scale * 1e6), round(decode_j * group.scale * 1e6)]
     else:
         powers = [power for gpu in mine if (power := gpu.curve.recent_power_uw()) is not None]
@@ -44,9 +45,14 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
         record.meter = mine[0].method
 
 
-def _open_work(flights: Flights, row: int, group: Group, column: int) -> tuple[float, float]:
+def _open_work(
+    record: RequestRecord, flights: Flights, row: int, group: Group, column: int
+) -> tuple[float, float]:
     """Joules that the work not settled yet should cost, for prefill and decode."""
     prices, backend = group.prices(column).tolist(), group.backends[column]
+    if backend.jobs is not None:
+        now_us = record.finished_us
+        return jobs.open_joules(flights, backend.jobs, row, group.prices(column), group.settled_us, now_us)
     whole, settled = flights.whole(row), group.settled_us
     prompt, uncached, done, sequences = flights.parts(row)
     begin, end = whole.pre0, whole.pre1

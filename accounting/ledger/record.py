@@ -63,6 +63,8 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         meter=gpus[0].method if gpus and measured else "none",
         simulated=any(gpu.simulated for gpu in gpus),
         state="final" if final else "provisional",
+        media=told.media,
+        job=told.job,
         shares=[
             GpuShare(gpu=gpu, prefill_uj=p, decode_uj=d)
             for gpu, p, d in zip(told.gpus, by_prefill, by_decode, strict=True)

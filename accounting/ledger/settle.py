@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from accounting.ledger import bypass
+from accounting.ledger import bypass, jobs
 from accounting.ledger.apportion import apportion
 from accounting.ledger.curve import Span
 from accounting.ledger.features import Work, present, work_of
@@ -17,6 +17,7 @@ from accounting.ledger.group import Group, learn, note_scale
 from accounting.ledger.history import Kept, KeptGpu, lean
 from accounting.ledger.hosts import Hosts, Share
 from accounting.ledger.intervals import INTERVAL_US, RING, number
+from accounting.ledger.jobs import JobWork
 from accounting.ledger.news import dynamic_part, shared_part, split_anew
 from accounting.ledger.state import GpuState
 from accounting.records import BookEntry
@@ -49,7 +50,7 @@ class Settled:
     prefill: Floats
     decode: Floats
     in_flight_us: Ints
-    works: list[Work]
+    works: list[Work | JobWork]
     others: list[float]
     """By backend: what work for requests that did not pass the proxy should have cost, in joules."""
 
@@ -121,16 +122,22 @@ def _unsure(group: Group, flights: Flights, t1_us: int) -> tuple[Ints, Ints]:
 def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
     """The work of every request that had part in the interval, in joules as the model sees it."""
     rows = present(flights, group.number, t0_us, t1_us)
-    works, prefills, decodes, others = [], [], [], []
+    works: list[Work | JobWork] = []
+    prefills, decodes, others = [], [], []
     for column, backend in enumerate(group.backends):
         mine = rows[flights.column[rows] == column]
-        work = work_of(flights, backend, mine, t0_us, t1_us)
-        bypass.note(backend, work, t0_us, t1_us)
         prices = group.prices(column)
+        work: Work | JobWork
+        if backend.jobs is not None:
+            work = jobs.work_of(flights, backend.jobs, mine, t0_us, t1_us)
+            others.append(0.0)
+        else:
+            work = work_of(flights, backend, mine, t0_us, t1_us)
+            bypass.note(backend, work, t0_us, t1_us)
+            if len(mine) and work.tokens.sum() > 0:
+                backend.step_joules = work.step_joules(prices)
+            others.append(work.others_joules(prices))
         prefill, decode = work.joules(prices)
-        if len(mine) and work.tokens.sum() > 0:
-            backend.step_joules = work.step_joules(prices)
-        others.append(work.others_joules(prices))
         works.append(work)
         prefills.append(prefill)
         decodes.append(decode)

@@ -91,7 +91,7 @@ class AccessLog:
             return
         if output.status == "ok" and not _sampled(output.uid, self._settings.sample):
             return
-        self._put(output)
+        self.put(output)
 
     def plain(
         self,
@@ -113,7 +113,7 @@ class AccessLog:
             return
         if (http_status or 500) < 400 and not _sampled(request_id, self._settings.sample):
             return
-        self._put(
+        self.put(
             Line(
                 time=_time(t_us),
                 request_id=request_id,
@@ -129,7 +129,8 @@ class AccessLog:
             )
         )
 
-    def _put(self, line: Line | RequestRecord) -> None:
+    def put(self, line: Line | RequestRecord) -> None:
+        """Have a line written, if there is room for it."""
         if self._lines.qsize() >= MAX_WAITING:
             self.dropped += 1
             return

@@ -68,6 +68,7 @@ class Backend:
     """Tries that it failed, for metrics."""
     retried: int = 0
     """Of them those that were made again elsewhere."""
+    _elsewhere: tuple[int, int] = (0, 0)
     _ttft: Mean = field(default_factory=Mean)
     _itl: Mean = field(default_factory=Mean)
 
@@ -117,6 +118,18 @@ class Backend:
             until_s = self.passive.until_s
             assert until_s is not None
             log.warning("backend %s failed too often: for %.0f s others are asked", self.id, until_s - now_s)
+
+    def elsewhere(self, in_flight: int, work: int) -> None:
+        """So much of what is in flight on it was sent by other processes."""
+        was_in_flight, was_work = self._elsewhere
+        self.in_flight += in_flight - was_in_flight
+        self.work += work - was_work
+        self._elsewhere = in_flight, work
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests in flight and their work, of those that this process sent."""
+        return self.in_flight - self._elsewhere[0], self.work - self._elsewhere[1]
 
     def unreachable(self) -> None:
         """It refused the connection: down until it answers a look, and it is looked at often from now on."""

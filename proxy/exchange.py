@@ -172,6 +172,11 @@ class Exchange:
         if self._dispatched:
             self._break_off(why)
 
+    def fail(self, error: ApiError) -> None:
+        """No answer can be given any more: say so, as far as that is possible."""
+        if self._dispatched and not self._over:
+            self._fail(error, None)
+
     # choosing and sending
 
     def _too_large(self, size: int) -> bool:

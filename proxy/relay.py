@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Protocol
 
-from accounting.otlp.directory import Directory
 from proxy.access_log import AccessLog
 from proxy.account import Account, Accounting
 from proxy.ask import Ask, header
 from proxy.backends import Backend, Backends
+from proxy.errors import ApiError
 from proxy.exchange import Exchange
-from proxy.refusal import refuse
+from proxy.refusal import Refusal, refuse
 from proxy.settings import Settings
 from proxy.telemetry import Span, Telemetry
 from proxy.wire.limits import Limits
 from proxy.wire.pool import Pool
 from proxy.wire.server import Connection, Front
 from proxy.wire.sweep import Watched, period_s, sweep
-from proxy.wire.turn import Request
+from proxy.wire.turn import Request, Turn
+
+
+class Arriving(Protocol):
+    """Who wants to know the trace of each request (`accounting.otlp.directory.Directory`)."""
+
+    def arriving(self, traceparent: str | None) -> None: ...
 
 
 class Relay:
@@ -32,7 +39,7 @@ class Relay:
         relayed: Callable[[str], bool],
         *,
         telemetry: Telemetry | None = None,
-        traces: Directory | None = None,
+        traces: Arriving | None = None,
         access_log: AccessLog | None = None,
     ) -> None:
         """`relayed`: whether a path is for an engine."""
@@ -43,10 +50,21 @@ class Relay:
         self._limits = Limits.of(settings.server)
         self.telemetry, self._traces, self._access_log = telemetry, traces, access_log
         self._pools: dict[Backend, Pool] = {}
+        self.ended: ApiError | None = None
+        """Why no request is taken any more."""
         self.front = Front(self._limits, relayed, self._open, refuse)
 
-    def _open(self, connection: Connection, request: Request) -> Exchange:
+    def _open(self, connection: Connection, request: Request) -> Turn:
+        if self.ended is not None:
+            return Refusal(connection, request, self.ended)
         return Exchange(self, connection, request)
+
+    def end(self, why: ApiError) -> None:
+        """Tell all clients that wait for an answer, and those that still ask, that there will be none."""
+        self.ended = why
+        for connection in list(self.front.connections):
+            if isinstance(turn := connection.turn, Exchange):
+                turn.fail(why)
 
     def pool(self, backend: Backend) -> Pool:
         """The connections to a backend."""

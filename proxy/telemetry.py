@@ -99,6 +99,10 @@ class Telemetry:
             self._beginning = Span(parent[0], _hex(64), parent[1], parent[2])
         return self._beginning
 
+    def resume(self, span: Span | None) -> None:
+        """The same for a request that another process has begun, with the span that it gave."""
+        self._beginning = span
+
     def event(self, event: AnyEvent) -> None:
         if isinstance(event, RequestStarted):
             span, self._beginning = self._beginning, None

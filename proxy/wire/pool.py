@@ -57,9 +57,7 @@ class Pool:
     async def _connect(self, ready: Callable[[Line], None], failed: Callable[[OSError], None]) -> None:
         try:
             async with asyncio.timeout(self.connect_s):
-                _, line = await self._loop.create_connection(
-                    lambda: Line(self, self._loop), self._host, self._port, ssl=self._tls
-                )
+                line = await self._dial()
         except TimeoutError:
             failed(ConnectTimeout("timed out"))
             return
@@ -67,6 +65,13 @@ class Pool:
             failed(error)
             return
         ready(line)
+
+    async def _dial(self) -> Line:
+        """Raises OSError."""
+        _, line = await self._loop.create_connection(
+            lambda: Line(self, self._loop), self._host, self._port, ssl=self._tls
+        )
+        return line
 
     def give(self, line: Line) -> None:
         """Keep it for the next request."""
@@ -89,3 +94,15 @@ class Pool:
         for line in self._idle:
             line.transport.close()
         self._idle.clear()
+
+
+class UnixPool(Pool):
+    """Lines to a process of this machine."""
+
+    def __init__(self, path: str, *, connect_s: float) -> None:
+        super().__init__("http://localhost", connect_s=connect_s)
+        self._path = path
+
+    async def _dial(self) -> Line:
+        _, line = await self._loop.create_unix_connection(lambda: Line(self, self._loop), self._path)
+        return line

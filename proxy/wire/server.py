@@ -41,6 +41,8 @@ class Front:
         """`relayed`: whether a path is for the relay; `relay` answers it; `refuse` answers with an error."""
         self.limits, self.relayed, self.relay, self.refuse = limits, relayed, relay, refuse
         self.connections: set[Connection] = set()
+        self.elsewhere: Callable[[Connection, Request], Turn] | None = None
+        """Answers what is not relayed, where there is no application here."""
 
     def __call__(
         self,
@@ -250,6 +252,11 @@ class Connection(asyncio.Protocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
+    @property
+    def turn(self) -> Turn | None:
+        """Who answers now."""
+        return self._turn
+
     # the server's
 
     def shutdown(self) -> None:
@@ -309,6 +316,8 @@ class Connection(asyncio.Protocol):
             request.keep_alive = False
         if front.relayed(request.path):
             return front.relay(self, request)
+        if front.elsewhere is not None:
+            return front.elsewhere(self, request)
         from proxy.wire.asgi import AppTurn
 
         return AppTurn(self, request, self._config, self._state, self._app_state)

@@ -20,12 +20,14 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import sys
 import time
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import gevent  # type: ignore[import-untyped]
+from gevent.os import tp_read  # type: ignore[import-untyped]
 from locust import FastHttpUser, constant, events
 from locust.argument_parser import LocustArgumentParser
 from locust.contrib.fasthttp import FAILURE_EXCEPTIONS, ResponseContextManager
@@ -47,6 +49,18 @@ def add_options(parser: LocustArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="Name of the model to ask for")
     parser.add_argument("--seed", type=int, default=1, help="Of prompts and lengths")
     parser.add_argument("--rows", default="", help="Directory for one line per request")
+    parser.add_argument(
+        "--send-s",
+        type=float,
+        default=0.0,
+        help="Seconds to send for, from the first request on; Locust's own -t counts its start, too",
+    )
+    parser.add_argument(
+        "--until-stdin-ends",
+        action="store_true",
+        default=False,
+        help="End when stdin does: with the parent, if it is a pipe",
+    )
 
 
 events.init_command_line_parser.add_listener(add_options)  # type: ignore[no-untyped-call]
@@ -73,6 +87,8 @@ class Notes:
             self.writer = rows.Writer(self.directory / f"requests-{self.worker}.jsonl")
         self.since_s = time.time()
         self.watch.start()
+        if options.send_s and environment.runner is not None:
+            gevent.spawn_later(options.send_s, environment.runner.quit)
 
     def stopping(self) -> None:
         health = self.watch.stop()
@@ -113,8 +129,19 @@ def note(environment: Environment, what: str, name: str, value: float | None) ->
         fire(request_type=what, name=name, response_time=value, response_length=0, exception=None, context={})
 
 
+def _end_with_stdin(environment: Environment) -> None:
+    while tp_read(sys.stdin.fileno(), 4096):
+        pass
+    environment.stop_timeout = 0  # nobody is there to wait for what is in flight
+    if environment.runner is not None:
+        environment.runner.quit()
+
+
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def prepare(environment: Environment, **_: Any) -> None:
+    options = environment.parsed_options
+    if options is not None and options.until_stdin_ends:
+        gevent.spawn(_end_with_stdin, environment)
     if isinstance(environment.runner, MasterRunner):
         return
     notes = Notes()

@@ -1,135 +1,190 @@
-"""`joulegate sweep`: what a task costs at several numbers of requests in flight."""
+"""`joulegate sweep`: what a task costs at several loads."""
 
 from __future__ import annotations
 
-import csv
-import json
-import platform
-import time
-from dataclasses import asdict, fields
-from importlib.metadata import version
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from joulegate.sweep import level as levels_of
-from joulegate.sweep.level import Level, Plan, SweepError
-from joulegate.sweep.page import page
-from simulator.profiles import Point, find
+from joulegate.sweep import level as levels
+from joulegate.sweep.api import Api
+from joulegate.sweep.level import Level, Ran
+from joulegate.sweep.plan import CLOSED, TASKS, Plan, SweepError
+from joulegate.sweep.results import Results, versions
+from joulegate.sweep.spread import Interval
+from simulator.profiles import find
 
 
 @click.command()
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="A running joulegate.")
 @click.option("--model", required=True, help="Name of the model to ask for.")
 @click.option(
-    "--task",
-    type=click.Choice(["chat", "reasoning", "code"]),
-    default="chat",
+    "--task", type=click.Choice(list(TASKS)), default="chat", show_default=True, help="What to ask."
+)
+@click.option(
+    "--levels",
+    "wanted",
+    default="1,2,4,8",
     show_default=True,
-    help="What to ask.",
-)
-@click.option("--levels", default="1,2,4,8", show_default=True, help="Requests in flight, with commas.")
-@click.option("--seconds", default=60.0, show_default=True, help="Per level, the warm-up included.")
-@click.option(
-    "--warm-up", "warm_up_s", default=15.0, show_default=True, help="Seconds left out of each level."
+    help="Requests in flight; with --arrivals rates per second. With commas.",
 )
 @click.option(
-    "--like", default="", help="Hugging Face name whose answer lengths (and published points) to take."
+    "--arrivals",
+    default=CLOSED,
+    show_default=True,
+    help="closed, or the open loops constant, poisson, bursty, or a file with one time in seconds per line.",
 )
 @click.option(
-    "--gpu", default="h100", show_default=True, help="Published points of which GPU to show: h100 or b200."
+    "--seconds", default=60.0, show_default=True, help="A level ends after so long, warm-up included,"
 )
+@click.option("--requests", default=0, help="... or when so many are sent,")
+@click.option("--precision", default=0.0, help="... or when J/token is known to so much, such as 0.01.")
+@click.option(
+    "--warm-up", "warm_up_s", type=float, default=None, help="Seconds to leave out. [default: detected]"
+)
+@click.option(
+    "--drain", "drain_s", default=60.0, show_default=True, help="Seconds for what is in flight to end."
+)
+@click.option(
+    "--stop-gain", default=None, type=float, help="Go no higher once tokens/s rise by less, such as 0.02."
+)
+@click.option("--stop-failures", default=None, type=float, help="... once so many fail, such as 0.05.")
+@click.option(
+    "--stop-ttft-ms", default=None, type=float, help="... once the 90th percentile of TTFT is above."
+)
+@click.option(
+    "--slo-ttft-ms", default=1000.0, show_default=True, help="Goodput: time to first token at most."
+)
+@click.option(
+    "--slo-tpot-ms", default=100.0, show_default=True, help="Goodput: time per further token at most."
+)
+@click.option(
+    "--workers", default=1, show_default=True, help="Locust processes, where one core is not enough."
+)
+@click.option(
+    "--like", default="", help="Hugging Face name whose answer lengths and published points to take."
+)
+@click.option("--gpu", default="h100", show_default=True, help="Published points of which GPU: h100 or b200.")
 @click.option("--gpus", default=1, show_default=True, help="Published points on how many GPUs.")
 @click.option("--longest", default=32_768, show_default=True, help="Longest answer in tokens.")
 @click.option("--shorter", default=1.0, show_default=True, help="Prompts and answers so many times as long.")
 @click.option("--seed", default=1, show_default=True, help="Of prompts and lengths.")
 @click.option(
+    "--load", "load_options", multiple=True, help="Passed on to loadgen/taskfile.py, such as --data=DIR."
+)
+@click.option(
     "--out", type=click.Path(path_type=Path), default=Path("sweep"), show_default=True, help="Directory."
 )
 def command(
-    url: str,
-    model: str,
-    task: str,
-    levels: str,
-    seconds: float,
-    warm_up_s: float,
-    like: str,
+    wanted: str,
     gpu: str,
     gpus: int,
-    longest: int,
-    shorter: float,
-    seed: int,
     out: Path,
+    stop_gain: float | None,
+    stop_failures: float | None,
+    stop_ttft_ms: float | None,
+    **asked: object,
 ) -> None:
-    """Keep each number of requests of a task in flight for a while, and write what they cost.
+    """Send a task at one load after another, and write what it cost.
 
-    OUT gets results.json and results.csv, Locust's output and report.html. A level of the same plan that OUT
-    has already is not run again.
+    OUT gets sweep.json, CSV tables, what Locust wrote and report.html. Called again with the same plan,
+    levels that OUT has already are not run again, so that a sweep that was broken off goes on. Where
+    joulegate wants a key it is taken from OPENAI_API_KEY. Exit status 1 where energies do not add up.
     """
-    plan = Plan(url, model, task, like, seconds, warm_up_s, longest, shorter, seed)
-    wanted = _numbers(levels)
-    out.mkdir(parents=True, exist_ok=True)
-    results = out / "results.json"
-    done = _done(results, plan)
-    versions = {name: version(name) for name in ("joulegate", "locust")} | {
-        "python": platform.python_version()
-    }
-    profile = find(like or model, gpu, gpus, task)
-    points: tuple[Point, ...] = profile.points if profile else ()
+    plan = Plan(**asked)  # type: ignore[arg-type]
+    numbers = _numbers(wanted, plan)
     console = Console()
-    for number in wanted:
-        if number not in done:
-            with console.status(f"{number} in flight, {seconds:g} s"):
-                try:
-                    done[number] = levels_of.run(plan, number, out)
-                except SweepError as error:
-                    raise click.ClickException(str(error)) from error
-        _write(out, plan, done, versions, points)
-        _say(console, done[number])
-    console.print(f"{out}/report.html")
-
-
-def _numbers(levels: str) -> list[int]:
     try:
-        found = [int(part) for part in levels.split(",")]
+        results = Results(out, plan)
+        api = Api(plan.url)
+        about = versions(api.version())
+        profile = find(plan.like or plan.model, gpu, gpus, plan.task)
+        before: Level | None = None
+        for number in numbers:
+            if number not in results.ran:
+                results.add(_run(console, plan, number, results, api))
+                results.publish(about, profile.points if profile else ())
+            level = results.ran[number].level
+            _say(console, plan, level)
+            if reason := stop(level, before, stop_gain, stop_failures, stop_ttft_ms):
+                console.print(f"No higher: {reason}.")
+                break
+            before = level
+        results.publish(about, profile.points if profile else ())
+    except SweepError as error:
+        raise click.ClickException(str(error)) from error
+    console.print(f"{out}/report.html", soft_wrap=True)
+    if not all(ran.level.proof.met for ran in results.ran.values()):
+        raise click.ClickException("energies do not add up: see the report")
+
+
+def _numbers(wanted: str, plan: Plan) -> list[float]:
+    try:
+        found = [float(part) for part in wanted.split(",")]
     except ValueError as error:
-        raise click.UsageError(f"--levels are numbers with commas, not {levels!r}") from error
-    if not found or min(found) < 1:
-        raise click.UsageError("--levels must be at least 1")
+        raise click.UsageError(f"--levels are numbers with commas, not {wanted!r}") from error
+    if plan.closed and any(number < 1 or number != int(number) for number in found):
+        raise click.UsageError("--levels must be whole numbers of at least 1")
+    if min(found) <= 0:
+        raise click.UsageError("--levels must be above 0")
     return found
 
 
-def _done(results: Path, plan: Plan) -> dict[int, Level]:
-    """Levels that an earlier run of the same plan has left."""
-    if not results.exists():
-        return {}
-    loaded = json.loads(results.read_text())
-    if loaded["plan"] != asdict(plan):
-        raise click.ClickException(f"{results.parent} has the results of another plan: take another --out")
-    return {entry["in_flight"]: Level(**entry) for entry in loaded["levels"]}
+def _run(console: Console, plan: Plan, number: float, results: Results, api: Api) -> Ran:
+    unit = "in flight" if plan.closed else "times as fast" if "." in plan.arrivals else "per second"
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{number:g} {unit}")
+
+        def progress(ended: int, failed: int) -> None:
+            wrong = f", {failed} failed" if failed else ""
+            bar.update(
+                task, description=f"{number:g} {unit}: {ended} answered{wrong}, up to {plan.seconds:g} s"
+            )
+
+        return levels.run(plan, number, results.level_directory(number), api, progress)
 
 
-def _write(
-    out: Path, plan: Plan, done: dict[int, Level], versions: dict[str, str], points: tuple[Point, ...]
-) -> None:
-    levels = [done[number] for number in sorted(done)]
-    entries = [asdict(level) for level in levels]
-    written = {"plan": asdict(plan), "versions": versions, "written_at": time.time(), "levels": entries}
-    (out / "results.json").write_text(json.dumps(written, indent=1) + "\n")
-    with (out / "results.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, [field.name for field in fields(Level)])
-        table.writeheader()
-        table.writerows(entries)
-    (out / "report.html").write_text(page(plan, levels, points, versions))
+def stop(
+    level: Level, before: Level | None, gain: float | None, failures: float | None, ttft_ms: float | None
+) -> str | None:
+    """Why a higher load need not be tried; None where it should be."""
+    ended = level.requests + level.failures
+    if failures is not None and ended and level.failures / ended > failures:
+        return f"{level.failures} of {ended} requests failed"
+    if ttft_ms is not None and level.ttft_ms is not None and level.ttft_ms["p90"] > ttft_ms:
+        return f"TTFT is {level.ttft_ms['p90']:.0f} ms at the 90th percentile"
+    if gain is not None and before is not None and before.tokens_per_s > 0:
+        risen = level.tokens_per_s / before.tokens_per_s - 1
+        if risen < gain:
+            return f"tokens/s rose by {risen:.1%} only"
+    return None
 
 
-def _say(console: Console, level: Level) -> None:
-    def figure(value: float | None) -> str:
-        return "not measured" if value is None else f"{value:.4g}"
-
+def _say(console: Console, plan: Plan, level: Level) -> None:
+    proof = level.proof
+    same = {True: "to the microjoule", None: "cannot be told, other traffic", False: "NO"}[proof.exact]
+    ttft = "" if level.ttft_ms is None else f", TTFT {level.ttft_ms['p50']:.0f} ms"
     console.print(
-        f"{level.in_flight:>5} in flight: {level.tokens_per_s:8.1f} tokens/s, "
-        f"{figure(level.joules_per_token)} J/token, {figure(level.joules_per_response)} J/response, "
-        f"{level.requests} requests"
+        f"{level.level:>6g} {'in flight' if plan.closed else 'per s'}: {level.tokens_per_s:9.1f} tokens/s, "
+        f"{_figure(level.joules_per_token, level.joules_per_token_interval)} J/token, "
+        f"{_figure(level.joules_per_response, level.joules_per_response_interval)} J/response{ttft}, "
+        f"{level.requests} requests in {level.seconds:.0f} s",
+        soft_wrap=True,
     )
+    off = "" if proof.meter_off is None else f"; the meter differs by {proof.meter_off:.2%}"
+    console.print(f"{'':>7}adds up: {same}{off}", style="dim", soft_wrap=True)
+    if level.slow:
+        console.print(
+            f"{'':>7}the load generator is the bottleneck ({level.loadgen_cpu:.0%} of a core, wakes "
+            f"{level.loadgen_lag_ms:.0f} ms late): take more --workers",
+            style="yellow",
+        )
+
+
+def _figure(value: float | None, bounds: Interval | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.4g}" if bounds is None else f"{value:.4g} ± {(bounds.high - bounds.low) / 2:.2g}"

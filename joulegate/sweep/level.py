@@ -1,185 +1,346 @@
-"""One level of a sweep: Locust keeps so many requests in flight, joulegate says what they cost.
-
-Locust runs as a process of its own (the `loadgen` extra). Of its time the warm-up is left out; in the rest,
-energy is what the books charged to requests, tokens those of the records, each answer's spread evenly from
-its first token to its end.
-"""
+"""One level of a sweep: load, figures, and the proof that its energies add up."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from statistics import quantiles
-from typing import Any
 
-import httpx
+import numpy as np
 
-SETTLE_S = 30.0
-POLL_S = 0.2
-STOP_S = 2
-"""How long what is in flight may go on when the time is over; then it is broken off."""
+from joulegate.sweep import figures, load, spread, steady
+from joulegate.sweep.api import POLL_S, Api, Moment, Record
+from joulegate.sweep.figures import Quantiles, Second, Seen, Window
+from joulegate.sweep.load import Load
+from joulegate.sweep.plan import Plan, SweepError
+from joulegate.sweep.spread import Interval
 
-INTERVAL_S = 0.5
-"""Length of an interval of the books."""
+EDGE_S = 3.0
+"""Time of the books before and after the load in which the meter is read."""
 
+BOOKS_S = 30.0
+"""Longest wait for the books to reach the present."""
 
-class SweepError(RuntimeError):
-    """The sweep cannot go on; the message says why."""
+CORRECTED_S = 30.0
+"""Longest wait for corrections, which come a second or two after the records of streamed answers."""
+
+METER_LAG_S = 0.25
+"""How old what the meter says may be, at either edge: the counter's period and lag (docs/meters.md),
+twice.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is asked of every level. Times in seconds."""
+class Proof:
+    """That nothing is lost over all of the level, warm-up and drain included.
 
-    url: str
-    model: str
-    task: str
-    like: str
-    seconds: float
-    warm_up_s: float
-    longest: int
-    shorter: float
-    seed: int
+    `records_uj` sums what the final records say, `booked_uj` what the books charged to requests, both in
+    integer microjoules; `foreign` requests were in flight when the level began or had other GPUs, so that the
+    two need not agree. `books_joules` is all energy in the books between two readings of the meter,
+    `meter_joules` what the meter counted between them; `meter_tolerance` how far, as a share, the readings'
+    lag can set them apart.
+    """
+
+    requests: int
+    records_uj: int
+    booked_uj: int
+    foreign: int
+    balanced: bool
+    books_joules: float | None
+    meter_joules: float | None
+    meter_off: float | None
+    meter_tolerance: float | None
+
+    @property
+    def exact(self) -> bool | None:
+        """None: other traffic overlapped, so that it cannot be told."""
+        return None if self.foreign else self.records_uj == self.booked_uj
+
+    @property
+    def met(self) -> bool:
+        meter = (
+            self.meter_off is None or self.meter_tolerance is None or self.meter_off <= self.meter_tolerance
+        )
+        return self.balanced and self.exact is not False and meter
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One level's steady state. None where it cannot be told.
+    """One level's steady state. None where it cannot be told. Energies in joules over all GPUs.
 
-    `requests` ended in it; `energy_joules` is what the books charged to requests in it and `idle_joules` what
-    the GPUs drew without any. `client_ttft_ms` is Locust's mean, over all its time.
+    `level` is requests in flight or a rate. `requests` ended in the steady state, `failures` and `cut` are of
+    all. `joules_per_token` and `joules_per_response` are charged to requests; `tokens_per_joule` (tokens per
+    second per watt) counts all energy of the GPUs. Intervals are 95 % (spread.py). `prefill_part` is of
+    requests that ended in it. `drift` compares the halves. `slow` says that the load generator was the
+    bottleneck.
     """
 
-    in_flight: int
+    level: float
+    stopped_by: str
+    begin_at: float
+    seconds: float
+    warm_up_s: float
+    steady: bool
+    drift: float | None
     requests: int
     failures: int
-    seconds: float
+    cut: int
+    in_flight: float
     tokens: float
-    energy_joules: float | None
-    idle_joules: float | None
-    joules_per_token: float | None
-    joules_per_response: float | None
-    prefill_part: float | None
     tokens_per_s: float
+    tokens_per_s_interval: Interval | None
+    responses_per_s: float
+    requests_joules: float | None
+    idle_joules: float | None
+    unobserved_joules: float | None
+    unmeasured_joules: float | None
+    prefill_part: float | None
+    joules_per_token: float | None
+    joules_per_token_interval: Interval | None
+    joules_per_response: float | None
+    joules_per_response_interval: Interval | None
+    tokens_per_joule: float | None
     power_w: float | None
-    ttft_ms: list[float] | None
-    """Median and 90th percentile, as joulegate saw them."""
-    client_ttft_ms: float | None
-    balanced: bool
+    ttft_ms: Quantiles | None
+    itl_ms: Quantiles | None
+    tpot_ms: Quantiles | None
+    e2e_ms: Quantiles | None
+    late_ms: float | None
+    goodput_per_s: float | None
+    goodput_part: float | None
+    corrected: int
+    provisional_off: float | None
+    """Mean absolute difference between what answers said and the final figure, as a share of the final."""
+    proof: Proof
+    loadgen_cpu: float
+    loadgen_lag_ms: float
+    slow: bool
     simulated: bool
 
 
-def run(plan: Plan, in_flight: int, directory: Path) -> Level:
-    """Run one level; Locust's output is kept in `directory`. Raises SweepError."""
-    began_s = time.time()
-    rows = _locust(plan, in_flight, directory)
-    begin_s = began_s + plan.warm_up_s
-    with httpx.Client(base_url=plan.url, timeout=30.0) as client:
-        sent = sum(row["num_requests"] for row in rows if row["method"] == "POST")
-        records = _settled(client, f"loadgen-{plan.task}", began_s, sent)
-        ended = [record["finished_at"] for record in records if record["status"] == "ok"]
-        # Locust starts up first, and ends what is in flight last.
-        end_s = min(max(ended, default=began_s), began_s + plan.seconds)
-        if end_s - begin_s < 2 * INTERVAL_S:
-            raise SweepError(f"{in_flight} in flight: nothing is left beside the warm-up; sweep for longer")
-        asked = {"start_time": begin_s, "end_time": end_s}
-        books: dict[str, Any] = client.get("/v1/energy/books", params=asked).raise_for_status().json()
-    return _level(in_flight, rows, records, books["total"])
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A level with what it was computed from."""
+
+    level: Level
+    seen: list[Seen]
+    seconds: list[Second]
 
 
-def _locust(plan: Plan, in_flight: int, directory: Path) -> list[dict[str, Any]]:
-    loadgen, name = find_spec("loadgen"), directory / f"locust-{in_flight}"
-    if find_spec("locust") is None or loadgen is None or not loadgen.submodule_search_locations:
-        raise SweepError("the load generator is not installed: pip install joulegate[loadgen]")
-    file = Path(next(iter(loadgen.submodule_search_locations))) / "taskfile.py"
-    command = [sys.executable, "-m", "locust", "-f", str(file), "--headless", "--host", plan.url]
-    command += [
-        "--model",
-        plan.model,
-        "--like",
-        plan.like or plan.model,
-        "--seed",
-        str(plan.seed),
-    ]
-    command += ["--longest", str(plan.longest), "--shorter", str(plan.shorter), "--json-file", str(name)]
-    command += ["-u", str(in_flight), "-r", str(in_flight), "-t", f"{plan.seconds:g}s", "-s", f"{STOP_S}s"]
-    command += [{"chat": "Chat", "reasoning": "ProblemSolving", "code": "CodeCompletion"}[plan.task]]
-    with Path(f"{name}.log").open("wb") as log:
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-    try:
-        rows: list[dict[str, Any]] = json.loads(Path(f"{name}.json").read_text())
-    except FileNotFoundError as error:
-        raise SweepError(f"locust failed: see {name}.log") from error
-    if not any(row["method"] == "POST" and row["num_requests"] > row["num_failures"] for row in rows):
-        raise SweepError(f"{in_flight} in flight: no request was answered; see {name}.log")
-    return rows
+def run(
+    plan: Plan,
+    level: float,
+    directory: Path,
+    api: Api,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Ran:
+    """Run one level; what Locust wrote is kept in `directory`. Raises SweepError."""
+    begin_s, begin_j = time.time(), api.meter_joules()
+    enough = (lambda: _precise(plan, level, directory, api, begin_s)) if plan.precision else None
+    sent = load.run(plan, level, directory, progress, enough)
+    records = api.settled([row["id"] for row in sent.rows], begin_s)
+    end_s, end_j = time.time(), api.meter_joules()
+    gpus = _gpus(sent, records)
+    moments = _moments(api, gpus, begin_s - EDGE_S, end_s)
+    records = _corrected(api, records, moments, gpus, begin_s)
+    during = [moment for moment in moments if begin_s <= moment.begin_s]
+    inside = figures.window(plan, level, sent, during, records)
+    seen = figures.seen(sent, records, inside)
+    over_time = figures.seconds(sent, records, during, inside)
+    meter = (
+        (begin_s, end_s, sum(end_j[gpu] - begin_j[gpu] for gpu in gpus))
+        if all(gpu in begin_j and gpu in end_j for gpu in gpus)
+        else None
+    )
+    proof = prove(records, moments, gpus, begin_s, meter)
+    return Ran(_level(plan, level, sent, inside, seen, over_time, proof, records), seen, over_time)
 
 
-def _settled(client: httpx.Client, tenant: str, since_s: float, sent: int) -> list[dict[str, Any]]:
-    """The records of all that was sent, once they are there."""
-    deadline = time.monotonic() + SETTLE_S
+def _gpus(sent: Load, records: Sequence[Record]) -> set[str]:
+    """Those that served the load. Raises SweepError where none was measured."""
+    own = {row["id"] for row in sent.rows}
+    gpus = {part["gpu"] for record in records if record["request_id"] in own for part in record["gpus"]}
+    if not gpus:
+        raise SweepError("no GPU of these requests is measured: see `joulegate meters`")
+    return gpus
+
+
+def _moments(api: Api, gpus: set[str], begin_s: float, end_s: float) -> list[Moment]:
+    """The books from `begin_s` on, once they have reached `end_s`."""
+    deadline = time.monotonic() + BOOKS_S
     while True:
-        records: list[dict[str, Any]] = []
-        asked: dict[str, Any] = {"tenant": tenant, "start_time": since_s, "limit": 1000}
-        while True:
-            page = client.get("/v1/energy/requests", params=asked).raise_for_status().json()
-            records += page["data"]
-            if not page["has_more"]:
-                break
-            asked["after"] = page["next_page"]
-        if len(records) >= sent:
-            return records
+        moments = api.books(gpus, begin_s, end_s)
+        # The interval at the end begins before it.
+        if moments and moments[-1].end_s >= end_s:
+            return moments
         if time.monotonic() > deadline:
-            raise SweepError(f"{len(records)} of {sent} requests were settled after {SETTLE_S:.0f} s")
+            raise SweepError(f"the books had not reached the level's end after {BOOKS_S:.0f} s")
         time.sleep(POLL_S)
 
 
+def _corrected(
+    api: Api, records: list[Record], moments: Sequence[Moment], gpus: set[str], begin_s: float
+) -> list[Record]:
+    """The records once their sum is that of the books, or as they are after `CORRECTED_S`.
+
+    Corrections move joules between requests, but each is told by itself: until the last one is, the sum is
+    off.
+    """
+    deadline = time.monotonic() + CORRECTED_S
+    while prove(records, moments, gpus, begin_s, None).exact is False and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        records = api.records(begin_s)
+    return records
+
+
+def _precise(plan: Plan, level: float, directory: Path, api: Api, begin_s: float) -> bool:
+    """Whether joules per token are known well enough by what is settled so far."""
+    sent = Load(begin_s, load.read_rows(directory), [], "time")
+    records = api.records(begin_s)
+    if not records or not sent.rows:
+        return False
+    gpus = {part["gpu"] for record in records for part in record["gpus"]}
+    until_s = max(record["finished_at"] for record in records)
+    moments = (
+        [moment for moment in api.books(gpus, begin_s, until_s) if moment.end_s <= until_s] if gpus else []
+    )
+    # Answers in flight have made tokens that no record tells yet: only what ended long enough ago is whole.
+    longest_s = max((row["ended_at"] or 0) - row["sent_at"] for row in sent.rows)
+    whole = [moment for moment in moments if moment.end_s <= until_s - longest_s]
+    try:
+        inside = figures.window(plan, level, sent, whole, records)
+    except SweepError:
+        return False
+    over_time = figures.seconds(sent, records, whole, inside)
+    return figures.precise([one for one in over_time if one.in_steady], plan.precision)
+
+
+def prove(
+    records: Sequence[Record],
+    moments: Sequence[Moment],
+    gpus: set[str],
+    begin_s: float,
+    meter: tuple[float, float, float] | None,
+) -> Proof:
+    """`moments` begin before `begin_s`; `meter` are two times and what it counted between them."""
+    ours = [r for r in records if any(part["gpu"] in gpus for part in r["gpus"])]
+    records_uj = sum(part["energy_uj"] for r in ours for part in r["gpus"] if part["gpu"] in gpus)
+    foreign = sum(r["started_at"] < begin_s for r in ours)
+    booked_uj = sum(moment.requests_uj for moment in moments if moment.end_s > begin_s)
+    books_j = off = tolerance = None
+    if meter is not None and all(moment.measured_uj is not None for moment in moments):
+        books_j = _between(moments, meter[0], meter[1])
+        off = abs(books_j / meter[2] - 1) if meter[2] else None
+        edges_w = max(_watts(moments[:2]), _watts(moments[-2:]))
+        tolerance = 2 * METER_LAG_S * edges_w / meter[2] if meter[2] else None
+    return Proof(
+        requests=len(ours),
+        records_uj=records_uj,
+        booked_uj=booked_uj,
+        foreign=foreign,
+        balanced=all(moment.balanced for moment in moments),
+        books_joules=books_j,
+        meter_joules=None if meter is None else meter[2],
+        meter_off=off,
+        meter_tolerance=tolerance,
+    )
+
+
+def _between(moments: Sequence[Moment], begin_s: float, end_s: float) -> float:
+    """Joules measured between two times."""
+    zero = moments[0].begin_s
+    times = np.array([0.0, *(moment.end_s - zero for moment in moments)])
+    joules = np.cumsum([0.0, *((moment.measured_uj or 0) / 1e6 for moment in moments)])
+    first, last = np.interp([begin_s - zero, end_s - zero], times, joules)
+    return float(last - first)
+
+
+def _watts(moments: Sequence[Moment]) -> float:
+    return sum(moment.measured_uj or 0 for moment in moments) / 1e6 / (moments[-1].end_s - moments[0].begin_s)
+
+
 def _level(
-    in_flight: int, rows: list[dict[str, Any]], records: list[dict[str, Any]], total: dict[str, Any]
+    plan: Plan,
+    level: float,
+    sent: Load,
+    inside: Window,
+    seen: Sequence[Seen],
+    over_time: Sequence[Second],
+    proof: Proof,
+    records: Sequence[Record],
 ) -> Level:
-    begin_s, end_s = total["start_time"], total["end_time"]
-    seconds = end_s - begin_s
-    tokens = sum(_tokens_in(record, begin_s, end_s) for record in records)
-    done = [r for r in records if r["status"] == "ok" and begin_s <= r["finished_at"] < end_s]
-    energies = [record["energy_joules"] for record in done if record["energy_joules"] is not None]
-    prefills = [record["prefill_joules"] for record in done if record["energy_joules"] is not None]
-    waits = [1000 * (r["first_token_at"] - r["started_at"]) for r in done if r["first_token_at"] is not None]
-    measured, charged = total["measured_joules"], total["requests_joules"]
-    energy = charged if measured is not None else None
-    posts = [row for row in rows if row["method"] == "POST"]
-    ttft = [row for row in rows if row["method"] == "TTFT" and row["num_requests"]]
+    moments = [one for one in over_time if one.in_steady]
+    done = [one for one in seen if one.in_steady]
+    took_s = sum(one.seconds for one in moments)
+    measured = all(one.power_w is not None for one in moments)
+    per_token, per_token_interval = (
+        figures.ratio(moments, "requests_joules", "tokens") if measured else (None, None)
+    )
+    speed, speed_interval = figures.ratio(moments, "tokens", "seconds")
+    costs = np.array([one.joules for one in done if one.joules is not None])
+    prefill = sum(one.prefill_joules or 0 for one in done)
+    total_j = sum((one.power_w or 0) * one.seconds for one in moments)
+    tokens = sum(one.tokens for one in moments)
+    good = [_good(plan, one) for one in done]
+    off = [abs(one.joules_now / one.joules - 1) for one in done if one.joules and one.joules_now is not None]
+    energy, made = (
+        np.array([getattr(one, name) for one in moments]) for name in ("requests_joules", "tokens")
+    )
+    drift = steady.drift(energy, made if tokens else np.array([one.seconds for one in moments]))
+
+    def joules(name: str) -> float | None:
+        return sum(getattr(one, name) * one.seconds for one in moments) if measured else None
+
+    late = [one["late_ms"] for one in sent.health if one["late_ms"] is not None]
+    window_rows = {one.id for one in done}
+    gaps = figures.gaps_of(row for row in sent.rows if row["id"] in window_rows)
+    itl = {name: figures.gap_ms(gaps, part) for name, part in figures.PARTS.items()}
     return Level(
-        in_flight=in_flight,
+        level=level,
+        stopped_by=sent.stopped_by,
+        begin_at=inside.begin_s,
+        seconds=took_s,
+        warm_up_s=inside.begin_s - min(row["sent_at"] for row in sent.rows),
+        steady=drift is None or abs(drift) <= steady.DRIFT,
+        drift=drift,
         requests=len(done),
-        failures=sum(row["num_failures"] for row in posts),
-        seconds=seconds,
+        failures=sum(one.status == "failed" for one in seen),
+        cut=sum(one.status == "cut" for one in seen),
+        in_flight=sum(one.in_flight * one.seconds for one in moments) / took_s,
         tokens=tokens,
-        energy_joules=energy,
-        idle_joules=total["idle_joules"] if measured is not None else None,
-        joules_per_token=energy / tokens if energy is not None and tokens else None,
-        joules_per_response=sum(energies) / len(energies) if energies else None,
-        prefill_part=sum(prefills) / sum(energies) if energies else None,
-        tokens_per_s=tokens / seconds,
-        power_w=measured / seconds if measured is not None else None,
-        ttft_ms=[quantiles(waits, n=10)[k] for k in (4, 8)] if len(waits) > 1 else None,
-        client_ttft_ms=ttft[0]["total_response_time"] / ttft[0]["num_requests"] if ttft else None,
-        balanced=total["balanced"],
+        tokens_per_s=speed or 0.0,
+        tokens_per_s_interval=speed_interval,
+        responses_per_s=len(done) / took_s,
+        requests_joules=joules("requests_w"),
+        idle_joules=joules("idle_w"),
+        unobserved_joules=joules("unobserved_w"),
+        unmeasured_joules=joules("unmeasured_w"),
+        prefill_part=float(prefill / costs.sum()) if costs.sum() else None,
+        joules_per_token=per_token,
+        joules_per_token_interval=per_token_interval,
+        joules_per_response=float(costs.mean()) if len(costs) else None,
+        joules_per_response_interval=spread.interval(spread.draws_of(costs, spread.mean)),
+        tokens_per_joule=tokens / total_j if measured and total_j and tokens else None,
+        power_w=total_j / took_s if measured else None,
+        ttft_ms=figures.quantiles(one.ttft_ms for one in done),
+        itl_ms={name: value for name, value in itl.items() if value is not None} or None,
+        tpot_ms=figures.quantiles(one.tpot_ms for one in done),
+        e2e_ms=figures.quantiles(one.e2e_ms for one in done),
+        late_ms=max(late) if late else None,
+        goodput_per_s=sum(good) / took_s if done and done[0].ttft_ms is not None else None,
+        goodput_part=sum(good) / len(good) if done and done[0].ttft_ms is not None else None,
+        corrected=sum(one.correction_joules is not None for one in seen),
+        provisional_off=float(np.mean(off)) if off else None,
+        proof=proof,
+        loadgen_cpu=max((one["cpu_share"] for one in sent.health), default=0.0),
+        loadgen_lag_ms=max((one["lag_ms"] for one in sent.health), default=0.0),
+        slow=any(one["slow"] for one in sent.health),
         simulated=any(record["simulated"] for record in records),
     )
 
 
-def _tokens_in(record: dict[str, Any], begin_s: float, end_s: float) -> float:
-    """Tokens that it made in [begin_s, end_s)."""
-    if record["first_token_at"] is None or not record["completion_tokens"]:
-        return 0.0
-    first_s, last_s = float(record["first_token_at"]), float(record["finished_at"])
-    made = float(record["completion_tokens"])
-    if last_s <= first_s:
-        return made if begin_s <= last_s < end_s else 0.0
-    overlap_s = min(last_s, end_s) - max(first_s, begin_s)
-    return made * max(0.0, overlap_s) / (last_s - first_s)
+def _good(plan: Plan, one: Seen) -> bool:
+    """Within the objective. An answer of one token has no time per token."""
+    fast = one.tpot_ms is None or one.tpot_ms <= plan.slo_tpot_ms
+    return one.ttft_ms is not None and one.ttft_ms <= plan.slo_ttft_ms and fast

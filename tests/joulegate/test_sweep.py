@@ -1,9 +1,15 @@
-"""A sweep through the proxy on a simulated model that was measured."""
+"""A sweep through the proxy on a simulated model that was measured, broken off and gone on with."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from joulegate.cli import main
+from joulegate.commands.sweep import stop
 from joulegate.process import ProxyProcess
-from joulegate.sweep.level import _tokens_in
+from joulegate.sweep.level import Level
+from joulegate.sweep.plan import TASKS, Plan, SweepError
+from joulegate.sweep.results import Results, load
+from loadgen.asks import NAMES
 from simulator.process import SimulatedEngine
 
 MODEL = "openai/gpt-oss-120b"
@@ -30,65 +40,136 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
             yield running
 
 
+def told(proxy: ProxyProcess, out: Path, levels: str, *options: str) -> list[str]:
+    command = ["sweep", "--url", proxy.url, "--model", MODEL, "--task", "reasoning", "--levels", levels]
+    return [*command, "--seconds", "4", "--shorter", "0.02", "--gpu", "b200", "--out", str(out), *options]
+
+
 def sweep(proxy: ProxyProcess, out: Path, levels: str, *options: str) -> tuple[int, str]:
-    told = ["sweep", "--url", proxy.url, "--model", MODEL, "--task", "reasoning", "--levels", levels]
-    told += ["--seconds", "4", "--warm-up", "2", "--shorter", "0.02", "--gpu", "b200", "--out", str(out)]
-    done = CliRunner().invoke(main, [*told, *options])
+    done = CliRunner().invoke(main, told(proxy, out, levels, *options))
     return done.exit_code, done.output
 
 
-def test_a_sweep_writes_figures_and_a_report_and_goes_on_where_it_was(
+def test_every_task_of_the_load_generator_can_be_swept() -> None:
+    assert set(TASKS) == set(NAMES)
+
+
+def test_a_sweep_killed_in_the_middle_goes_on_and_its_energies_add_up(
     proxy: ProxyProcess, tmp_path: Path
 ) -> None:
-    status, said = sweep(proxy, tmp_path, "2")
-    assert status == 0, said
-    first = json.loads((tmp_path / "results.json").read_text())["levels"]
+    command = [sys.executable, "-m", "joulegate", *told(proxy, tmp_path, "2,8")]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    rows = tmp_path / "level-8" / "requests-0.jsonl"
+    while not (rows.exists() and rows.stat().st_size):
+        assert running.poll() is None
+        assert time.monotonic() < deadline, "level 8 did not begin"
+        time.sleep(0.05)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    (first,) = load(tmp_path)[1]
+    began = rows.read_text().splitlines()[0]
+
     status, said = sweep(proxy, tmp_path, "2,8")
     assert status == 0, said
-    levels = json.loads((tmp_path / "results.json").read_text())["levels"]
-    assert levels[0] == first[0]
-    assert [level["in_flight"] for level in levels] == [2, 8]
-    for level in levels:
-        assert level["balanced"]
-        assert level["simulated"]
-        assert level["failures"] == 0
-        assert level["joules_per_token"] == pytest.approx(level["energy_joules"] / level["tokens"])
-        assert level["tokens_per_s"] == pytest.approx(level["tokens"] / level["seconds"])
-        assert level["power_w"] > 140
-    assert levels[1]["joules_per_token"] < levels[0]["joules_per_token"]
-    with (tmp_path / "results.csv").open(newline="") as file:
-        assert [row["in_flight"] for row in csv.DictReader(file)] == ["2", "8"]
+    assert rows.read_text().splitlines()[0] != began
+    two, eight = load(tmp_path)[1]
+    assert two == first
+    assert [two.level.level, eight.level.level] == [2, 8]
+    for ran in (two, eight):
+        level = ran.level
+        assert level.simulated
+        assert level.failures == level.cut == 0
+        assert level.proof.balanced
+        assert level.proof.met
+        assert level.in_flight == pytest.approx(level.level, rel=0.1)
+        assert level.requests_joules is not None
+        assert level.joules_per_token is not None
+        assert level.joules_per_token == pytest.approx(level.requests_joules / level.tokens)
+        if (interval := level.joules_per_token_interval) is not None:
+            assert interval.low <= level.joules_per_token <= interval.high
+        assert level.tokens_per_s == pytest.approx(level.tokens / level.seconds)
+        assert (level.power_w or 0) > 140
+        own = [seen for seen in ran.seen if seen.in_steady]
+        assert len(own) == level.requests > 0
+        for seen in ran.seen:
+            assert seen.joules is not None
+            assert seen.joules == pytest.approx((seen.prefill_joules or 0) + (seen.decode_joules or 0))
+    assert two.level.proof.exact
+    assert (eight.level.joules_per_token or 0) < (two.level.joules_per_token or 0)
+    with (tmp_path / "levels.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["level"] for row in table] == ["2.0", "8.0"]
+    assert float(table[0]["ttft_ms_p50"]) > 0
+    with (tmp_path / "requests.csv").open(newline="") as file:
+        assert sum(1 for _ in csv.DictReader(file)) == len(two.seen) + len(eight.seen)
     html = (tmp_path / "report.html").read_text()
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 10
     assert "arXiv 2601.22076" in html
+    assert "equal to the microjoule" in html
     assert "http" not in html
 
+    compared = CliRunner().invoke(main, ["compare", str(tmp_path), str(tmp_path), "--json"])
+    assert compared.exit_code == 0, compared.output
+    changes = json.loads(compared.output)["changes"]
+    assert {change["level"] for change in changes} == {2, 8}
+    assert not any(change["sure"] for change in changes)
 
-def test_another_plan_needs_another_directory(proxy: ProxyProcess, tmp_path: Path) -> None:
-    (tmp_path / "results.json").write_text(json.dumps({"plan": {}, "levels": []}))
-    status, said = sweep(proxy, tmp_path, "1")
-    assert status == 1
-    assert "another plan" in said
+
+def test_an_open_loop_is_swept_over_rates_by_two_processes(proxy: ProxyProcess, tmp_path: Path) -> None:
+    options = ("--arrivals", "poisson", "--workers", "2", "--warm-up", "1")
+    status, said = sweep(proxy, tmp_path, "20", *options)
+    assert status == 0, said
+    (ran,) = load(tmp_path)[1]
+    assert ran.level.late_ms is not None
+    assert len(ran.seen) == pytest.approx(80, rel=0.4)
+    assert all(seen.sent_at >= seen.intended_at for seen in ran.seen)
+    assert len(list((tmp_path / "level-20").glob("requests-*.jsonl"))) == 2
+    assert ran.level.proof.exact
+
+
+def test_a_level_ends_when_enough_was_sent(proxy: ProxyProcess, tmp_path: Path) -> None:
+    options = ("--requests", "90", "--seconds", "60", "--warm-up", "0.1")
+    status, said = sweep(proxy, tmp_path, "2", *options)
+    assert status == 0, said
+    (ran,) = load(tmp_path)[1]
+    assert ran.level.stopped_by == "requests"
+    assert len(ran.seen) == 90
 
 
 def test_an_unknown_model_ends_the_sweep_with_the_reason(proxy: ProxyProcess, tmp_path: Path) -> None:
     status, said = sweep(proxy, tmp_path, "1", "--model", "nobody", "--seconds", "2")
     assert status == 1
     assert "no request was answered" in said
+    assert "404" in said
 
 
-@pytest.mark.parametrize("levels", ["", "a", "0", "4,-1"])
+def test_another_plan_needs_another_directory(tmp_path: Path) -> None:
+    plan = Plan("http://x", "m", "chat")
+    Results(tmp_path, plan)
+    Results(tmp_path, plan)
+    with pytest.raises(SweepError, match="another plan \\(seconds differ\\)"):
+        Results(tmp_path, dataclasses.replace(plan, seconds=5.0))
+
+
+@pytest.mark.parametrize("levels", ["", "a", "0", "4,-1", "1.5"])
 def test_nonsense_levels_are_refused(levels: str) -> None:
     done = CliRunner().invoke(main, ["sweep", "--model", "m", "--levels", levels])
     assert done.exit_code == 2
     assert "--levels" in done.output
 
 
-def test_a_records_tokens_are_spread_over_its_answer() -> None:
-    record = {"first_token_at": 10.0, "finished_at": 20.0, "completion_tokens": 100}
-    assert _tokens_in(record, 0.0, 30.0) == 100
-    assert _tokens_in(record, 15.0, 30.0) == pytest.approx(50)
-    assert _tokens_in(record, 12.0, 14.0) == pytest.approx(20)
-    assert _tokens_in(record, 21.0, 30.0) == 0
-    assert _tokens_in({**record, "first_token_at": None}, 0.0, 30.0) == 0
-    assert _tokens_in({**record, "first_token_at": 20.0}, 0.0, 30.0) == 100
+def level(**given: object) -> Level:
+    """A level in which nothing is known but what is given."""
+    values: dict[str, object] = {field.name: None for field in dataclasses.fields(Level)}
+    values |= {"requests": 100, "failures": 0, "tokens_per_s": 1000.0}
+    return Level(**{**values, **given})  # type: ignore[arg-type]
+
+
+def test_a_ladder_stops_when_more_brings_nothing() -> None:
+    assert stop(level(), level(tokens_per_s=500.0), 0.05, 0.05, 100.0) is None
+    assert stop(level(), None, 0.05, None, None) is None
+    assert "1.0%" in (stop(level(tokens_per_s=1010.0), level(), 0.05, None, None) or "")
+    assert "6 of 106" in (stop(level(failures=6), None, None, 0.05, None) or "")
+    slow = level(ttft_ms={"p50": 90.0, "p90": 150.0})
+    assert "150 ms" in (stop(slow, None, None, None, 100.0) or "")

@@ -6,7 +6,6 @@ Lists may be written as `models=a&models=b`, or with brackets, as OpenAI's clien
 from __future__ import annotations
 
 import base64
-import re
 import time
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, get_args
@@ -27,7 +26,6 @@ LIMITS: dict[Width, tuple[int, int]] = {"1m": (60, 1440), "1h": (24, 168), "1d":
 """Buckets on a page: when nothing is said, and at most."""
 COSTS_LIMIT = (7, 180)
 
-_BRACKETS = re.compile(r"\[\d*\]$")
 _Query = TypeVar("_Query", bound="Paged")
 
 
@@ -98,7 +96,7 @@ def asked(request: Request, model: type[_Query]) -> _Query:
     """The query of a request. Raises BadRequest with the parameter's name."""
     given: dict[str, Any] = {}
     for written, value in request.query_params.multi_items():
-        name = _BRACKETS.sub("", written)
+        name = written.removesuffix("[]")
         field = model.model_fields.get(name)
         if field is None:
             continue

@@ -269,11 +269,16 @@ def test_pages_follow_each_other_without_gap_or_overlap(client: OpenAI) -> None:
 
 def test_plain_names_of_lists_do_as_well_as_brackets(url: str) -> None:
     plain = page(url, "usage/completions", group_by="model", models=["qwen", "llama"])
-    brackets = page(
-        url, "usage/completions", **{"group_by[]": "model", "models[0]": "qwen", "models[1]": "llama"}
-    )
+    brackets = page(url, "usage/completions", **{"group_by[]": "model", "models[]": ["qwen", "llama"]})
     assert plain == brackets
     assert [r["model"] for r in results(plain)[0]] == ["llama", "qwen"]
+
+
+def test_no_other_spelling_of_a_list_is_heard(url: str) -> None:
+    """Whoever narrows a question to a project (proxy/access) has to know them all."""
+    asked = {"project_ids": "lab", "project_ids[0]": "web", "project_ids[][]": "web", "PROJECT_IDS": "web"}
+    (result,) = results(page(url, "usage/completions", limit=1, group_by="project_id", **asked))[0]
+    assert result["project_id"] == "lab"
 
 
 @pytest.mark.parametrize(

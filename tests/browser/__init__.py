@@ -1,0 +1,1 @@
+"""The live page in headless Chromium, on real traffic. Run where chromium and chromedriver are installed."""

@@ -100,6 +100,11 @@ class Api:
                 buckets.setdefault(row["bucket_start_time"], []).append(row)
         return [_together(rows) for _, rows in sorted(buckets.items()) if len(rows) == len(gpus)]
 
+    def charged_uj(self, gpus: Collection[str], begin_s: float) -> int:
+        """What the books charged to requests in all intervals that begin at `begin_s` or later."""
+        rows = [self._get("/v1/energy/books", gpu=gpu, start_time=begin_s)["data"] for gpu in sorted(gpus)]
+        return sum(int(row["requests_uj"]) for found in rows for row in found)
+
     def meter_joules(self) -> dict[str, float]:
         """By GPU: joules that its meter has counted since joulegate started."""
         try:

@@ -143,7 +143,7 @@ def run(
     end_s, end_j = time.time(), api.meter_joules()
     gpus = _gpus(sent, records)
     moments = _moments(api, gpus, begin_s - EDGE_S, end_s)
-    records = _corrected(api, records, moments, gpus, begin_s)
+    records, booked_uj = _corrected(api, records, gpus, begin_s)
     during = [moment for moment in moments if begin_s <= moment.begin_s]
     inside = figures.window(plan, level, sent, during, records)
     seen = figures.seen(sent, records, inside)
@@ -153,7 +153,7 @@ def run(
         if all(gpu in begin_j and gpu in end_j for gpu in gpus)
         else None
     )
-    proof = prove(records, moments, gpus, begin_s, meter)
+    proof = prove(records, booked_uj, moments, gpus, begin_s, meter)
     return Ran(_level(plan, level, sent, inside, seen, over_time, proof, records), seen, over_time)
 
 
@@ -179,19 +179,23 @@ def _moments(api: Api, gpus: set[str], begin_s: float, end_s: float) -> list[Mom
         time.sleep(POLL_S)
 
 
-def _corrected(
-    api: Api, records: list[Record], moments: Sequence[Moment], gpus: set[str], begin_s: float
-) -> list[Record]:
-    """The records once their sum is that of the books, or as they are after `CORRECTED_S`.
+def _corrected(api: Api, records: list[Record], gpus: set[str], begin_s: float) -> tuple[list[Record], int]:
+    """The records once their sum is what the books charged, or as they are after `CORRECTED_S`; and that
+    charge.
 
     Corrections move joules between requests, but each is told by itself: until the last one is, the sum is
     off.
     """
     deadline = time.monotonic() + CORRECTED_S
-    while prove(records, moments, gpus, begin_s, None).exact is False and time.monotonic() < deadline:
+    while True:
+        booked_uj = api.charged_uj(gpus, begin_s)
+        if (
+            prove(records, booked_uj, (), gpus, begin_s, None).exact is not False
+            or time.monotonic() > deadline
+        ):
+            return records, booked_uj
         time.sleep(POLL_S)
         records = api.records(begin_s)
-    return records
 
 
 def _precise(plan: Plan, level: float, directory: Path, api: Api, begin_s: float) -> bool:
@@ -218,16 +222,19 @@ def _precise(plan: Plan, level: float, directory: Path, api: Api, begin_s: float
 
 def prove(
     records: Sequence[Record],
+    booked_uj: int,
     moments: Sequence[Moment],
     gpus: set[str],
     begin_s: float,
     meter: tuple[float, float, float] | None,
 ) -> Proof:
-    """`moments` begin before `begin_s`; `meter` are two times and what it counted between them."""
+    """`booked_uj` was charged in intervals that begin at `begin_s` or later, when the load was still to come.
+
+    `moments` begin before that; `meter` are two times and what it counted between them.
+    """
     ours = [r for r in records if any(part["gpu"] in gpus for part in r["gpus"])]
     records_uj = sum(part["energy_uj"] for r in ours for part in r["gpus"] if part["gpu"] in gpus)
     foreign = sum(r["started_at"] < begin_s for r in ours)
-    booked_uj = sum(moment.requests_uj for moment in moments if moment.end_s > begin_s)
     books_j = off = tolerance = None
     if meter is not None and all(moment.measured_uj is not None for moment in moments):
         books_j = _between(moments, meter[0], meter[1])

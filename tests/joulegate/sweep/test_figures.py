@@ -91,25 +91,25 @@ def test_requests_in_flight_are_counted_over_time() -> None:
 
 def test_the_proof_is_exact_to_the_microjoule() -> None:
     records = [record("a", 2.0, 3.0, uj=600), record("b", 2.0, 4.0, uj=400)]
-    booked = [moment(0.0, requests_uj=0), moment(2.0, requests_uj=700), moment(3.0, requests_uj=300)]
-    proof = prove(records, booked, {"G"}, 1.5, None)
+    proof = prove(records, 1000, moments(5), {"G"}, 1.5, None)
     assert (proof.records_uj, proof.booked_uj, proof.exact, proof.met) == (1000, 1000, True, True)
-    records[0]["gpus"][0]["energy_uj"] += 1
-    off = prove(records, booked, {"G"}, 1.5, None)
+    off = prove(records, 1001, moments(5), {"G"}, 1.5, None)
     assert off.exact is False
     assert not off.met
-    foreign = prove([*records, record("c", 1.0, 2.0)], booked, {"G"}, 1.5, None)
+    foreign = prove([*records, record("c", 1.0, 2.0)], 1000, moments(5), {"G"}, 1.5, None)
     assert foreign.exact is None
-    assert not prove(records, [moment(2.0, balanced=False)], {"G"}, 1.5, None).met
+    elsewhere = {**record("d", 2.0, 3.0), "gpus": [{"gpu": "H", "energy_uj": 5}]}
+    assert prove([*records, elsewhere], 1000, moments(5), {"G"}, 1.5, None).exact
+    assert not prove(records, 1000, [moment(2.0, balanced=False)], {"G"}, 1.5, None).met
 
 
 def test_books_are_compared_with_the_meter_over_the_same_time() -> None:
     booked = [moment(float(n), requests_uj=100_000_000) for n in range(10)]
-    proof = prove([], booked, {"G"}, 0.0, (1.5, 8.5, 700.0))
+    proof = prove([], 0, booked, {"G"}, 0.0, (1.5, 8.5, 700.0))
     assert proof.books_joules == pytest.approx(700.0)
     assert proof.meter_off == pytest.approx(0)
     assert proof.meter_tolerance == pytest.approx(50 / 700)
-    lost = prove([], booked, {"G"}, 0.0, (1.5, 8.5, 900.0))
+    lost = prove([], 0, booked, {"G"}, 0.0, (1.5, 8.5, 900.0))
     assert not lost.met
     unmeasured = [*booked[:9], moment(9.0, measured_uj=None)]
-    assert prove([], unmeasured, {"G"}, 0.0, (1.5, 8.5, 700.0)).books_joules is None
+    assert prove([], 0, unmeasured, {"G"}, 0.0, (1.5, 8.5, 700.0)).books_joules is None

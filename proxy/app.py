@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from urllib.parse import unquote
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -29,11 +27,13 @@ from proxy import errors, page
 from proxy.access_log import AccessLog
 from proxy.ask import header
 from proxy.backends import Backend, Backends
+from proxy.background import background
 from proxy.billing import billing_of
 from proxy.engine_metrics import EngineMetrics, Pace
 from proxy.meters import build
 from proxy.metrics import Metrics
 from proxy.observers import Observers
+from proxy.paths import own_paths, relayed
 from proxy.relay import Relay
 from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
@@ -42,13 +42,10 @@ from proxy.settings import Settings
 from proxy.span_export import exporting
 from proxy.state import State, Watcher
 from proxy.telemetry import Telemetry
+from proxy.workers.crew import Crew
+from proxy.workers.peer import Hearers
 
 log = logging.getLogger(__name__)
-
-_ENGINE_TOOLS = ("/tokenize", "/detokenize", "/version", "/ping", "/load")
-_ENGINE_WORK = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
-RELAYED = frozenset((*_ENGINE_TOOLS, *_ENGINE_WORK))
-"""Engine routes outside /v1 that pass through. Others may administer the engine and are not offered."""
 
 SETTLE_S = 3.0
 """At a stop, requests that have ended get this long for their final figures."""
@@ -84,27 +81,6 @@ def create_app(
     page.install(app)
     app.mount("/", _nothing)
     return app
-
-
-def relayed(app: FastAPI, backends: Backends) -> Callable[[str], bool]:
-    """Whether a path goes to an engine: its own routes under /v1 and a few others, less those of `app`.
-
-    The models of a lone engine are told by the engine itself.
-    """
-    known = [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
-    exact = frozenset(path for path in known if "{" not in path)
-    beginnings = tuple(path[: path.index("{")] for path in known if "{" in path)
-
-    def decide(path: str) -> bool:
-        if "%" in path:
-            path = unquote(path)
-        if path.startswith("/v1/"):
-            if path.startswith("/v1/models") and len(backends.all) == 1:
-                return True
-            return path not in exact and not path.startswith(beginnings)
-        return path in RELAYED
-
-    return decide
 
 
 async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
@@ -164,7 +140,7 @@ async def _start(
         settings,
         backends,
         accountant,
-        relayed(app, backends),
+        relayed(own_paths(app), backends),
         telemetry=telemetry,
         traces=traces,
         access_log=access_log,
@@ -190,6 +166,11 @@ async def _start(
             "access_log": lambda new: access_log.use(new.access_log),
         },
     )
+    workers = settings.server.workers
+    app.state.crew = None
+    if workers > 1:
+        hearers = Hearers(accountant, backends, telemetry, traces, access_log, app.version)
+        app.state.crew = Crew(workers - 1, hearers, own_paths(app), lambda: app.state.reloader.current)
     app.state.front = relay.front
     app.state.pue = settings.pue
     app.state.billing = billing_of(settings, engine)
@@ -203,9 +184,9 @@ async def _start(
     stack.callback(accountant.close)
     stack.push_async_callback(_settle, accountant)
     stack.push_async_callback(relay.close)
-    await stack.enter_async_context(_background(_tick(accountant)))
-    await stack.enter_async_context(_background(relay.watch()))
-    await stack.enter_async_context(_background(backends.watch()))
+    await stack.enter_async_context(background(_tick(accountant)))
+    await stack.enter_async_context(background(relay.watch()))
+    await stack.enter_async_context(background(backends.watch()))
     await _hear_engines(settings, backends, accountant, metrics, traces, stack)
 
 
@@ -223,7 +204,7 @@ async def _hear_engines(
     if counters.enabled:
         pace = Pace(counters.busy_period_s, counters.idle_period_s, timeout_s=counters.timeout_s)
         poller = EngineMetrics(backends.all, say, now_us, pace)
-        await stack.enter_async_context(_background(poller.run()))
+        await stack.enter_async_context(background(poller.run()))
     if traces is not None:
         from accounting.otlp.serve import receiving  # needs packages that are there only if wanted
 
@@ -245,22 +226,3 @@ async def _settle(accountant: Accountant) -> None:
     while not accountant.settled and asyncio.get_running_loop().time() < deadline:
         accountant.tick()
         await asyncio.sleep(TICK_S)
-
-
-@asynccontextmanager
-async def _background(work: object) -> AsyncIterator[None]:
-    """Run a coroutine beside the server. Should it die, the whole service stops rather than go on blind."""
-    assert asyncio.iscoroutine(work)
-    task = asyncio.create_task(work)
-    task.add_done_callback(_report)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def _report(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a part of joulegate died; stopping", exc_info=error)
-        signal.raise_signal(signal.SIGTERM)

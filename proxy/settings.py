@@ -43,6 +43,13 @@ class SettingsError(Exception):
 class Server(Group):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that relay, the main one included (docs/operations.md); more than one pays"
+        " where one core is not enough for the relay.",
+    )
     max_body_mb: float = Field(
         100.0, gt=0, description="Largest request body taken, in MB; larger ones get a 413."
     )

@@ -16,8 +16,9 @@ from fastapi.testclient import TestClient
 
 from joulegate.cli import main as joulegate
 from proxy import errors
-from proxy.app import RELAYED, create_app
+from proxy.app import create_app
 from proxy.energy import energy_object
+from proxy.paths import RELAYED
 from proxy.settings import Settings
 from simulator.__main__ import main as simulator
 from tests.accounting.store.examples import record

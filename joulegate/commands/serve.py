@@ -11,7 +11,8 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +27,7 @@ from accounting.otlp import OtlpError
 from accounting.store.engine import StoreError
 from joulegate import __version__
 from proxy.app import create_app
+from proxy.listening import listen, listen_first
 from proxy.meters import Found, FoundGpu, look, named
 from proxy.settings import Settings, SettingsError, load
 
@@ -94,7 +96,8 @@ def command(
     listener = _listen(settings)
     gpus = list({gpu.gpu: gpu for one in reversed(found) for gpu in one.gpus}.values())
     app = create_app(settings, [gpu.gpu for gpu in gpus], version=__version__, load=load_settings)
-    server = uvicorn.Server(
+    server = _Server(
+        app,
         uvicorn.Config(
             app,
             loop="uvloop",
@@ -106,7 +109,7 @@ def command(
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=math.ceil(settings.server.drain_s),
-        )
+        ),
     )
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,12 +117,12 @@ def command(
 
     async def serve() -> None:
         # The lifespan is entered here and not by uvicorn, so that what fails in it can be told in a line.
-        async with app.router.lifespan_context(app):
+        async with app.router.lifespan_context(app), server.workers(*listener.getsockname()[:2]):
             if signals:
                 return
             _banner(settings, gpus, listener.getsockname()[1])
             _tune_collector()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app.state.reloader.reload)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, server.reload)
             await server.serve(sockets=[listener])
 
     try:
@@ -131,6 +134,39 @@ def command(
         # All is done: end by the signal, as whoever sent it expects. (uvicorn hands it on to us at its end.)
         signal.signal(received, signal.SIG_DFL)
         signal.raise_signal(received)
+
+
+class _Server(uvicorn.Server):
+    """The main process' server, and what the workers have to do with it."""
+
+    def __init__(self, app: FastAPI, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._state = app.state
+
+    @asynccontextmanager
+    async def workers(self, host: str, port: int) -> AsyncIterator[None]:
+        """The other processes, where there are any, listen meanwhile."""
+        crew: Crew | None = self._state.crew
+        if crew is None:
+            yield
+            return
+        async with crew.running(host, port, self._connection):
+            yield
+
+    def _connection(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self._state.front(self.config, self.server_state, {})
+        return made
+
+    def reload(self) -> None:
+        """Take in the settings as they are now, everywhere."""
+        if self._state.reloader.reload().fault is None and self._state.crew is not None:
+            self._state.crew.reload()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """All processes drain at the same time."""
+        if self._state.crew is not None:
+            self._state.crew.drain()
+        await super().shutdown(sockets)
 
 
 class _Front:
@@ -200,17 +236,13 @@ def _look(settings: Settings) -> list[Found]:
 
 def _listen(settings: Settings) -> socket.socket:
     server = settings.server
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((server.host, server.port))
+        if server.workers > 1:
+            return listen_first(server.host, server.port)
+        return listen(server.host, server.port, shared=False)
     except OSError as error:
         where = f"{server.host}:{server.port}"
         raise click.ClickException(f"cannot listen on {where}: {error.strerror}") from error
-    listener.listen(2048)
-    listener.set_inheritable(True)
-    return listener
 
 
 def _banner(settings: Settings, gpus: list[FoundGpu], port: int) -> None:

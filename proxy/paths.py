@@ -1,0 +1,40 @@
+"""Which paths go to an engine, and which are joulegate's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from urllib.parse import unquote
+
+from fastapi import FastAPI
+
+from proxy.backends import Backends
+
+_ENGINE_TOOLS = ("/tokenize", "/detokenize", "/version", "/ping", "/load")
+_ENGINE_WORK = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
+RELAYED = frozenset((*_ENGINE_TOOLS, *_ENGINE_WORK))
+"""Engine routes outside /v1 that pass through. Others may administer the engine and are not offered."""
+
+
+def own_paths(app: FastAPI) -> list[str]:
+    """The application's own paths under /v1, with their parameters in braces."""
+    return [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
+
+
+def relayed(own: Sequence[str], backends: Backends) -> Callable[[str], bool]:
+    """Whether a path goes to an engine: its own routes under /v1 and a few others, less `own`.
+
+    The models of a lone engine are told by the engine itself.
+    """
+    exact = frozenset(path for path in own if "{" not in path)
+    beginnings = tuple(path[: path.index("{")] for path in own if "{" in path)
+
+    def decide(path: str) -> bool:
+        if "%" in path:
+            path = unquote(path)
+        if path.startswith("/v1/"):
+            if path.startswith("/v1/models") and len(backends.all) == 1:
+                return True
+            return path not in exact and not path.startswith(beginnings)
+        return path in RELAYED
+
+    return decide

@@ -30,6 +30,7 @@ from proxy.app import create_app
 from proxy.listening import listen, listen_first
 from proxy.meters import Found, FoundGpu, look, named
 from proxy.settings import Settings, SettingsError, load
+from proxy.workers.crew import Crew
 
 DEFAULT_FILE = Path("joulegate.yaml")
 

@@ -1,7 +1,8 @@
 """Inserts rows by the thousand: tuples handed to the driver, one statement compiled once.
 
 SQLAlchemy makes the statement; what it would do for each row (a dictionary, its keys, its types) is left out,
-which is most of what a row costs.
+which is most of what a row costs. PostgreSQL gets all rows in one statement, each column as an array: a
+statement for each row costs it twice as much.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Dialect, case
+from sqlalchemy import ColumnElement, Connection, Dialect, bindparam, case, cast, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from accounting.store.schema import Base
@@ -36,18 +37,25 @@ class Inserts:
         name = connection.dialect.name
         if name not in self._sql:
             self._sql[name] = self._compiled(name)
+        if name == "postgresql":
+            columns = tuple(map(list, zip(*rows, strict=True)))
+            return connection.exec_driver_sql(self._sql[name], columns).rowcount
         return connection.exec_driver_sql(self._sql[name], list(rows)).rowcount
 
     def _compiled(self, dialect: str) -> str:
-        insert: _Insert
-        speaks: Dialect
-        if dialect == "postgresql":
-            insert = postgresql.insert(self._table)
-            speaks = postgresql.psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
-        else:
-            insert = sqlite.insert(self._table)
-            speaks = sqlite.pysqlite.dialect(paramstyle="qmark")
-        return str(self._settled(insert).compile(dialect=speaks, column_keys=list(self.names)))
+        if dialect == "sqlite":
+            speaks: Dialect = sqlite.pysqlite.dialect(paramstyle="qmark")
+            insert = self._settled(sqlite.insert(self._table))
+            return str(insert.compile(dialect=speaks, column_keys=list(self.names)))
+        speaks = postgresql.psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+        columns = self._table.__table__.columns
+        arrays = (bindparam(column.name, type_=postgresql.ARRAY(column.type)) for column in columns)
+        typed = [
+            cast(array, postgresql.ARRAY(column.type)) for array, column in zip(arrays, columns, strict=True)
+        ]
+        rows = func.unnest(*typed).table_valued(*(f"c{n}" for n in range(len(typed)))).render_derived()
+        given = postgresql.insert(self._table).from_select(list(self.names), select(rows))
+        return str(self._settled(given).compile(dialect=speaks))
 
     def _settled(self, insert: _Insert) -> _Insert:
         """What becomes of a row whose key is there."""

@@ -28,10 +28,10 @@ def read_progress(connection: Connection, journal_id: str) -> Progress | None:
 
 def move_progress(
     connection: Connection, journal_id: str, segment: int | None, outputs: int, needed_us: int | None
-) -> None:
+) -> Progress:
     """So many more outputs are stored, and all that the segments before `segment` tell. Never goes back.
 
-    `needed_us` (None: as before) is the newest time of anything that those segments told.
+    `needed_us` (None: as before) is the newest time of anything that those segments told. What is then there.
     """
     p = JournalProgress
     values = {
@@ -49,7 +49,8 @@ def move_progress(
         "needed_us": func.coalesce(new.needed_us, p.needed_us),
         "seen_us": new.seen_us,
     }
-    connection.execute(insert.on_conflict_do_update(index_elements=["journal"], set_=moved), values)
+    upsert = insert.on_conflict_do_update(index_elements=["journal"], set_=moved)
+    return Progress(*connection.execute(upsert.returning(p.segment, p.outputs), values).one())
 
 
 def happened_us(output: Output) -> int:

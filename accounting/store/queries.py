@@ -108,11 +108,15 @@ class StoreReader:
     def request(self, request_id: str) -> RequestRecord | None:
         """The request with this uid, else the newest with this request id, else None."""
         key = stored_text(request_id)
-        by_uid = _requests().where(StoredRequest.uid == key)
-        by_id = _requests().where(StoredRequest.request_id == key)
-        newest = by_id.order_by(StoredRequest.finished_us.desc(), StoredRequest.uid.desc()).limit(1)
+        r = StoredRequest
+        # PostgreSQL finds a uid in one partition; other ids it has to look for in all of them.
+        uid_of = (
+            select(r.uid).where(r.request_id == key).order_by(r.finished_us.desc(), r.uid.desc()).limit(1)
+        )
         with store_errors(self._engine, "cannot read the request"), self._engine.connect() as connection:
-            row = connection.execute(by_uid).one_or_none() or connection.execute(newest).one_or_none()
+            row = connection.execute(_requests().where(r.uid == key)).one_or_none()
+            if row is None and (uid := connection.execute(uid_of).scalar_one_or_none()) is not None:
+                row = connection.execute(_requests().where(r.uid == uid)).one_or_none()
             return None if row is None else _records(connection, [row])[0]
 
     def requests(self, wanted: RequestFilter, limit: int, after: Cursor | None = None) -> Page:

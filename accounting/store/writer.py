@@ -6,8 +6,7 @@ full is tried again for ever; meanwhile the queue goes on in files, and what a d
 journal still has.
 
 A database may also come back without what it had taken: another server took over that was behind, or an old
-copy was brought back. It is asked how much it has whenever it was away, and then gets the rest again from
-the journal.
+copy was brought back. Each transaction tells how much it has, and it gets the rest again from the journal.
 """
 
 from __future__ import annotations
@@ -44,6 +43,10 @@ Again = Callable[[int | None], Iterable[tuple[int, Sequence[Output]]]]
 """Makes all outputs from a segment on once more (None: from the oldest), each with its segment."""
 
 
+class CameBackWithout(Exception):
+    """The database has less than it had taken."""
+
+
 class StoreWriter:
     """Stores outputs exactly once. `put` never blocks; everything may be called from any thread."""
 
@@ -76,6 +79,7 @@ class StoreWriter:
         self._stored_segment: int | None = None
         self._progress: Progress | None = None  # at least so much the database must have
         self._sure = False  # the database has been asked for it since it was away
+        self._owed: int | None = None  # it lacks something from this segment on
         self._newest_us: int | None = None
         self._deleted = {"requests": 0, "books": 0}  # before when rows were deleted for their age
         self._hurry = False  # flush or close asks for a try right now, without waiting for the back-off
@@ -234,6 +238,9 @@ class StoreWriter:
                 if not self._sure:
                     self._make_sure()
                 refused = self._store(self._not_deleted(outputs), segment)
+            except CameBackWithout:
+                self._sure = False
+                continue
             except (SQLAlchemyError, StoreError, OSError) as error:
                 self._sure = False
                 if failed_at_s is None:
@@ -265,9 +272,13 @@ class StoreWriter:
             self._deleted = {what: deleted_before_us(connection, what) for what in ("requests", "books")}
         expected = self._progress or Progress(self._noted() or 0, 0)
         if found.segment < expected.segment or found.outputs < expected.outputs:
-            self._give_again(found, expected)
-        else:
-            self._progress = found
+            had, has = tuple(expected), tuple(found)
+            log.warning("store: the database has (segment, outputs) %s of the %s that it had", has, had)
+            self._owed = found.segment if self._owed is None else min(found.segment, self._owed)
+        self._progress = found
+        if self._owed is not None:
+            self._give_again(self._owed)
+            self._owed = None
         self._prepared = self._sure = True
 
     def _not_deleted(self, outputs: Sequence[Output]) -> Sequence[Output]:
@@ -281,24 +292,20 @@ class StoreWriter:
             log.warning("store: left out %d outputs that are older than what is kept", lost)
         return kept
 
-    def _give_again(self, found: Progress, expected: Progress) -> None:
-        lost = f"{found.outputs} outputs to segment {found.segment}, not {tuple(expected)}"
+    def _give_again(self, segment: int) -> None:
+        """All outputs from the segment on; those that are there are left alone."""
         if self._again is None:
-            log.error("store: the database came back with %s; a restart makes the rest again", lost)
-            self._progress = found
+            log.error("store: a restart makes again what is missing")
             return
-        log.warning("store: the database came back with %s; making the rest again from the journal", lost)
         batch: list[Output] = []
         made = 0
-        for segment, outputs in self._again(found.segment or None):
+        for reached, outputs in self._again(segment or None):
             batch += outputs
             if len(batch) >= PAGE_OUTPUTS:
-                _report(self._store(self._not_deleted(batch), segment))
+                _report(self._store(self._not_deleted(batch), reached))
                 made, batch = made + len(batch), []
         _report(self._store(self._not_deleted(batch), None))
-        log.warning("store: %d outputs made again", made + len(batch))
-        with self._engine.connect() as connection:
-            self._progress = read_progress(connection, self._journal_id) or Progress(0, 0)
+        log.warning("store: %d outputs made again from the journal", made + len(batch))
 
     def _store(self, outputs: Sequence[Output], segment: int | None) -> list[tuple[Output, str]]:
         """Store all of it and return the rows that can never be stored, found by halving the batch."""
@@ -327,8 +334,10 @@ class StoreWriter:
         needed_us = self._newest_us if moved.segment > before.segment else None
         with writing(self._engine) as connection, connection.begin():
             write(connection, outputs, anew=anew)
-            move_progress(connection, self._journal_id, segment, len(outputs), needed_us)
-        self._progress = moved
+            found = move_progress(connection, self._journal_id, segment, len(outputs), needed_us)
+            if found.segment < moved.segment or found.outputs < moved.outputs:
+                raise CameBackWithout  # on a connection that the pool made anew without anybody noticing
+        self._progress = found
         newest_us = max(map(happened_us, outputs), default=0)
         self._newest_us = max(newest_us, self._newest_us or 0) or None
 

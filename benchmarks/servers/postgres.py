@@ -95,6 +95,24 @@ class PostgresServer:
     def pid(self) -> int | None:
         return None if self._server is None else self._server.pid
 
+    def cpu_s(self) -> float:
+        """CPU time of the server and of all processes that it started, in seconds (proc(5))."""
+        ticks = 0
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(") ")[2].split()
+            except OSError:
+                continue  # it ended meanwhile, and its parent has its time
+            if self.pid in (int(path.parent.name), int(fields[1])):
+                own = fields[11:13] if int(fields[1]) == self.pid else fields[11:15]
+                ticks += sum(map(int, own))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended by itself."""
+        return self._server is not None and self._server.poll() is not None
+
     def start(self) -> None:
         """Make the files where there are none, start, and wait until it answers. Raises NoPostgres."""
         if not self.data.exists():
@@ -121,6 +139,31 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL, as a machine's sudden end would be; its own children end by themselves."""
         self._end(signal.SIGKILL)
+
+    def follow(self, first: PostgresServer) -> None:
+        """Become a standby of `first`: a copy of it that goes on copying. What was here is gone."""
+        self.stop()
+        shutil.rmtree(self.data)
+        self._password = first._password
+        source = first.url() + "?application_name=standby"
+        self._run("pg_basebackup", "-D", self.data, "-R", "-d", source, "--checkpoint=fast", "--no-sync")
+        self.start()
+
+    def pause_following(self) -> None:
+        """Take in nothing more of what comes from the first; `promote` ends with what was taken in."""
+        self._run("psql", "-d", self.url(), "-c", "ALTER SYSTEM SET primary_conninfo = ''")
+        self._run("psql", "-d", self.url(), "-c", "SELECT pg_reload_conf()")
+
+    def promote(self) -> None:
+        """From a standby become a server that takes writes."""
+        self._run("psql", "-d", self.url(), "-c", "SELECT pg_promote(true, 30)")
+
+    def _run(self, program: str, *arguments: str | Path) -> None:
+        """One of PostgreSQL's own programs. Raises NoPostgres."""
+        command = [self._bin / program, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, **self._as_user())
+        if done.returncode:
+            raise NoPostgres(f"{program}: {done.stderr.strip()}")
 
     def remove(self) -> None:
         """End it and delete its files."""

@@ -180,7 +180,23 @@ def test_what_a_database_came_back_without_is_made_again_from_the_journal(
     (row,) = UsageReader(database.engine).usage(0, 2 * 10**15, "hour", ["model"])
     assert row.usage.requests == whole[0].usage.requests + 1
     assert row.usage.energy_uj == (whole[0].usage.energy_uj or 0) + (record(100).energy_uj or 0)
-    assert "came back with" in caplog.text
+    assert "made again from the journal" in caplog.text
+
+
+def test_a_database_that_is_another_one_at_once_gets_the_rest_too(
+    make: MakeWriter, database: Database
+) -> None:
+    """As a pool does it that finds its connections broken and makes new ones: no write fails."""
+    journal = Journal(TOLD)
+    writer = make(again=journal.again)
+    for segment, outputs in TOLD:
+        writer.put(outputs, segment)
+    assert writer.flush(SOON_S)
+    lose_what_came_after(database, 25)
+    writer.put([record(100)], segment=4)
+    assert writer.flush(SOON_S)
+    assert uids(database) == [f"uid-{n:06}" for n in (*range(40), 100)]
+    assert writer.last_error is None
 
 
 def test_an_interruption_that_loses_nothing_makes_nothing_again(make: MakeWriter, database: Database) -> None:

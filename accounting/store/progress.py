@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, case, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from accounting.records import BookEntry, Correction, Output
+from accounting.records import Correction, Output, RequestRecord
 from accounting.store.schema import JournalProgress
 
 
@@ -55,6 +55,6 @@ def move_progress(
 
 def happened_us(output: Output) -> int:
     """The time by which an output is old or new."""
-    if isinstance(output, BookEntry):
-        return output.t0_us
-    return output.corrected_us if isinstance(output, Correction) else output.finished_us
+    if isinstance(output, RequestRecord):
+        return output.finished_us
+    return output.corrected_us if isinstance(output, Correction) else output.t0_us

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 
-from accounting.records import BookEntry, Correction, Output, RequestRecord
+from accounting.records import Output
 
 Put = tuple[Sequence[Output], int]
 """Outputs, and the segment of the journal that they reach."""
 
 
 class _Page(msgspec.Struct):
-    requests: list[RequestRecord]
-    corrections: list[Correction]
-    books: list[BookEntry]
+    outputs: list[tuple[str, msgspec.Raw]]
+    """Each with the name of its type."""
     segment: int
     puts: int
 
 
 _encoder, _decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(_Page)
+_of_kind = {kind.__name__: msgspec.msgpack.Decoder(kind) for kind in get_args(Output)}
 
 
 class Spill:
@@ -40,11 +41,13 @@ class Spill:
             path.unlink()
 
     def write(self, puts: Sequence[Put]) -> Path:
-        outputs = [output for some, _ in puts for output in some]
+        outputs = [
+            (type(output).__name__, msgspec.Raw(_encoder.encode(output)))
+            for some, _ in puts
+            for output in some
+        ]
         page = _Page(
-            requests=[o for o in outputs if isinstance(o, RequestRecord)],
-            corrections=[o for o in outputs if isinstance(o, Correction)],
-            books=[o for o in outputs if isinstance(o, BookEntry)],
+            outputs=outputs,
             segment=max(segment for _, segment in puts),
             puts=len(puts),
         )
@@ -61,4 +64,4 @@ class Spill:
     def read(self, path: Path) -> tuple[list[Output], int, int]:
         """The page's outputs, the segment they reach, and how many puts they were."""
         page = _decoder.decode(path.read_bytes())
-        return [*page.requests, *page.corrections, *page.books], page.segment, page.puts
+        return [_of_kind[kind].decode(raw) for kind, raw in page.outputs], page.segment, page.puts

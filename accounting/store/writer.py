@@ -16,11 +16,12 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
-from accounting.records import BookEntry, Output
+from accounting.records import Correction, Output, RequestRecord
 from accounting.store.engine import StoreAway, StoreError, migrate, reason, store_errors, writing
 from accounting.store.outbox import PAGE_OUTPUTS, Outbox
 from accounting.store.progress import Progress, happened_us, move_progress, read_progress
@@ -286,7 +287,7 @@ class StoreWriter:
 
         Such a thing comes only from a journal that was silent for weeks, as nothing is deleted before.
         """
-        kept = [o for o in outputs if happened_us(o) >= self._deleted["books" if _is_book(o) else "requests"]]
+        kept = [o for o in outputs if happened_us(o) >= self._deleted[_lies_with(o)]]
         if len(kept) < len(outputs):
             lost = len(outputs) - len(kept)
             log.warning("store: left out %d outputs that are older than what is kept", lost)
@@ -347,8 +348,9 @@ def _report(refused: Iterable[tuple[Output, str]]) -> None:
         log.error("store: left out, as the database can never take it (%s): %r", why, output)
 
 
-def _is_book(output: Output) -> bool:
-    return isinstance(output, BookEntry)
+def _lies_with(output: Output) -> Literal["requests", "books"]:
+    """What is deleted together with it."""
+    return "requests" if isinstance(output, RequestRecord | Correction) else "books"
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -106,7 +106,9 @@ class GlanceReader:
 
     def _rows(self, query: Any, doing: str) -> list[Sequence[Any]]:
         with store_errors(self._engine, doing), self._engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            # The driver's own tuples: a row object for each would take most of the time.
+            cursor = connection.execute(query).cursor
+            return list(cursor.fetchall())
 
 
 def _of(tenant: str | None) -> list[ColumnElement[bool]]:

@@ -22,7 +22,9 @@ export class Points {
     const start = now - windowS;
     const last = this.rows.at(-1)?.finished;
     const from = last === undefined ? start : Math.max(start, last - LATE_S);
+    const { rows } = this;
     const answer = await ask("points", { start_time: from.toFixed(6), limit: LIMIT });
+    if (this.rows !== rows) return false; // another window was chosen meanwhile
     if (last === undefined) this.more = answer.more;
     let changed = false;
     for (let i = answer.id.length - 1; i >= 0; i--) {

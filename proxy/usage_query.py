@@ -72,7 +72,7 @@ class MediaQuery(UsageQuery):
 class CostsQuery(Paged):
     bucket_width: Literal["1d"] = Field("1d", description="Width of a bucket, in UTC.")
     line_items: list[str] | None = Field(None, description="Only of these line items.")
-    group_by: list[Literal["project_id", "user_id", "api_key_id", "line_item"]] = Field(
+    group_by: list[Literal["project_id", "user_id", "api_key_id", "line_item", "api_source"]] = Field(
         [], description="Group by any of these together."
     )
 

@@ -92,6 +92,7 @@ class CostsResult(BaseModel):
     project_id: str | None = Field(description="project; without keys the tenant")
     user_id: str | None = Field(description="user")
     api_key_id: str | None = Field(description="id of the key")
+    api_source: str | None = Field(description="always unlabeled where grouped by it")
     quantity: float | None = Field(description="joules, where grouped by line_item")
     quantity_unit: str | None = Field(description="joules, where grouped by line_item")
     energy_uj: int = Field(description="energy that is charged for, exact, microjoules")

@@ -12,7 +12,14 @@ from accounting.billing import focus
 from accounting.billing.bills import BillingError
 from accounting.store.queries import RequestFilter, StoreReader
 from joulegate.exporting.files import ExportError, Field, Format, Row, write
-from joulegate.exporting.rows import BOOK_FIELDS, FOCUS_FIELDS, REQUEST_FIELDS, book_rows, request_rows
+from joulegate.exporting.rows import (
+    BOOK_FIELDS,
+    FOCUS_FIELDS,
+    REQUEST_FIELDS,
+    book_rows,
+    focus_rows,
+    request_rows,
+)
 from joulegate.reporting.opening import Opened, Span, opened, progress, span, store_options, time_options
 
 
@@ -49,10 +56,11 @@ def command(
     if what == "focus" and month is None:
         raise click.UsageError("focus is by the month: --month 2026-11")
     wanted, form = span(month, start, end), form or _by_name(output)
-    with opened(config, data_dir, database) as found, progress(what, None) as tell:
+    with opened(config, data_dir, database) as found:
         rows, fields = _rows(what, found, wanted, month or "", project, model)
         try:
-            count = write(rows, fields, form, output, tell)
+            with progress(what, None) as tell:
+                count = write(rows, fields, form, output, tell)
         except ExportError as error:
             raise click.ClickException(str(error)) from error
     if output is not None:
@@ -73,9 +81,9 @@ def _rows(
         return request_rows(reader, asked, project), REQUEST_FIELDS
     if what == "books":
         return book_rows(reader, wanted.start_us, wanted.end_us), list(BOOK_FIELDS)
-    made = found.billing.bills.month(month)
-    rows = list(focus.focus_rows(month, made.charges, made.terms))
-    if faults := focus.check(rows):
+    with progress(f"charges of {month}", wanted.days) as tell:
+        made = found.billing.bills.month(month, lambda day: tell(1))
+    # The rules hold for all projects together: they are checked before some are left out.
+    if faults := focus.check(focus.focus_rows(month, made.charges, made.terms)):
         raise BillingError(f"the rows of {month} break FOCUS's rules: {'; '.join(faults[:3])}")
-    # The rules hold for all projects together, so they are checked before some are left out.
-    return (dict(row) for row in rows if project is None or row["SubAccountId"] == project), FOCUS_FIELDS
+    return focus_rows(made, project), FOCUS_FIELDS

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+import msgspec
+
 Kind = Literal["text", "integer", "number", "decimal", "time", "boolean"]
 Value = str | int | float | bool | Decimal | datetime | None
-Row = dict[str, Value]
+Row = Sequence[Value]
+"""Values in the order of the fields."""
 Format = Literal["csv", "jsonl", "parquet"]
 Done = Callable[[int], None]
 
@@ -76,42 +77,49 @@ Put = Callable[[list[Row]], None]
 
 @contextmanager
 def _csv(file: IO[str], fields: Sequence[Field]) -> Iterator[Put]:
-    names = [field.name for field in fields]
-    head = io.StringIO()
-    csv.writer(head, lineterminator="\n").writerow(names)
-    file.write(head.getvalue())
     writer = csv.writer(file, lineterminator="\n")
-    yield lambda rows: writer.writerows([[_text(row[name]) for name in names] for row in rows])
+    writer.writerow([field.name for field in fields])
+    converted = [(place, TEXT[field.kind]) for place, field in enumerate(fields) if field.kind in TEXT]
+
+    def plain(row: Row) -> list[Value]:
+        """null is nothing, as the writer has it."""
+        values = list(row)
+        for place, convert in converted:
+            value = values[place]
+            if value is not None:
+                values[place] = convert(value)
+        return values
+
+    yield lambda rows: writer.writerows(map(plain, rows))
 
 
-def _text(value: Value) -> str:
-    """null is nothing; times are in UTC; decimals have no exponent."""
-    if value is None:
-        return ""
-    if isinstance(value, datetime):
-        return _time(value)
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:f}" if isinstance(value, Decimal) else str(value)
+def _time(value: Any) -> str:
+    text: str = value.isoformat()
+    return text.removesuffix("+00:00") + "Z"
 
 
-def _time(value: datetime) -> str:
-    value = value.astimezone(UTC)
-    return value.strftime("%Y-%m-%dT%H:%M:%S") + (f".{value.microsecond:06}Z" if value.microsecond else "Z")
+TEXT: dict[Kind, Callable[[Any], str]] = {
+    "time": _time,
+    "boolean": lambda value: "true" if value else "false",
+    "decimal": lambda value: f"{value:f}",
+}
+"""What the CSV writer would write otherwise: times are in UTC, decimals have no exponent."""
 
 
 @contextmanager
 def _jsonl(file: IO[str], fields: Sequence[Field]) -> Iterator[Put]:
     """Decimals and times are text, so that no digit is lost."""
+    names = [field.name for field in fields]
+    exact = [(place, TEXT["decimal"]) for place, field in enumerate(fields) if field.kind == "decimal"]
 
     def line(row: Row) -> str:
-        plain = {
-            field.name: _text(value) if isinstance(value := row[field.name], Decimal | datetime) else value
-            for field in fields
-        }
-        return json.dumps(plain, ensure_ascii=False, separators=(",", ":")) + "\n"
+        values = dict(zip(names, row, strict=True))
+        for place, convert in exact:
+            value = row[place]
+            values[names[place]] = None if value is None else convert(value)
+        return msgspec.json.encode(values).decode() + "\n"
 
-    yield lambda rows: file.writelines(line(row) for row in rows)
+    yield lambda rows: file.writelines(map(line, rows))
 
 
 @contextmanager
@@ -131,7 +139,13 @@ def _parquet(file: IO[bytes], fields: Sequence[Field]) -> Iterator[Put]:
     }
     schema = pa.schema([(field.name, types[field.kind]) for field in fields])
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+        def put(rows: list[Row]) -> None:
+            columns = zip(*rows, strict=True)
+            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+
+        yield put
 
 
 WRITERS: dict[Format, Callable[[IO[Any], Sequence[Field]], Any]] = {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 import msgspec
 
 from accounting.billing import focus
+from accounting.billing.bills import Month
 from accounting.billing.source import project_of
 from accounting.billing.tariff import DAY_US, HOUR_US
 from accounting.records import RequestRecord
@@ -72,14 +74,18 @@ def request_rows(reader: StoreReader, wanted: RequestFilter, project: str | None
             return
 
 
+_values = attrgetter(*_FLAT)
+_AT = [place for place, name in enumerate(_FLAT) if name in _TIMES]
+_NOTHING = (None,) * len(_MEDIA)
+_made = attrgetter(*_MEDIA)
+
+
 def _request(record: RequestRecord) -> Row:
-    row: Row = {}
-    for name in _FLAT:
-        value = getattr(record, name)
-        row[_name(name)] = _at(value) if name in _TIMES else value
-    for name in _MEDIA:
-        row[f"media_{name}"] = getattr(record.media, name, None)
-    row["gpus"] = msgspec.json.encode(record.shares).decode()
+    row = list(_values(record))
+    for place in _AT:
+        row[place] = _at(row[place])
+    row += _NOTHING if record.media is None else _made(record.media)
+    row.append(msgspec.json.encode(record.shares).decode())
     return row
 
 
@@ -107,8 +113,15 @@ def book_rows(reader: StoreReader, start_us: int, end_us: int) -> Iterator[Row]:
     """The books of each device by the hour of UTC, oldest first. Raises StoreError."""
     for t_us in range(start_us, end_us, DAY_US):
         for row in reader.books(t_us, t_us + DAY_US, None, HOUR_US).rows:
-            found: Row = {field.name: getattr(row, field.name, None) for field in BOOK_FIELDS}
-            yield {**found, "hour": _at(row.bucket_us), "device": row.gpu}
+            named = {"hour": _at(row.bucket_us), "device": row.gpu}
+            yield [named.get(field.name) or getattr(row, field.name) for field in BOOK_FIELDS]
+
+
+def focus_rows(month: Month, project: str | None = None) -> Iterator[Row]:
+    """The charges of a month; of one project if given. Raises FocusError."""
+    for row in focus.focus_rows(month.period, month.charges, month.terms):
+        if project is None or row["SubAccountId"] == project:
+            yield list(row.values())
 
 
 FOCUS_FIELDS = [Field(column.name, column.kind) for column in focus.COLUMNS]

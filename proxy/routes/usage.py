@@ -164,6 +164,7 @@ def costs(request: Request) -> PageView:
             "user_id": charge.who.user,
             "api_key_id": charge.who.api_key,
             "line_item": line_item(charge),
+            "api_source": "unlabeled",
         }
         if charge.billed and _wanted(query, told):
             by_day[day_us(charge.day)][tuple(told[name] for name in query.group_by)].append(charge)
@@ -209,6 +210,7 @@ def _cost(told: Told, charges: Sequence[Charge], terms: Terms) -> dict[str, Any]
         project_id=told.get("project_id"),
         user_id=told.get("user_id"),
         api_key_id=told.get("api_key_id"),
+        api_source=told.get("api_source"),
         quantity=float(joules(energy_uj)) if by_item else None,
         quantity_unit="joules" if by_item else None,
         energy_uj=energy_uj,

@@ -12,6 +12,8 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from openai import BadRequestError, OpenAI
 from openai.types.admin.organization import (
     UsageCompletionsResponse,
@@ -31,6 +33,7 @@ from proxy import errors
 from proxy.billing import Billing, billing_of
 from proxy.routes import usage
 from proxy.settings import Settings
+from proxy.usage_query import CostsQuery, MediaQuery
 from tests.accounting.store.examples import book, record
 
 DAY_US = day_us("2026-11-23")
@@ -304,6 +307,26 @@ def test_bad_parameters_are_told_in_openai_s_shape(url: str, query: dict[str, An
     assert (error["type"], error["param"], set(error)) == (
         "invalid_request_error", param, {"message", "type", "param", "code"}
     )  # fmt: skip
+
+
+odd = st.one_of(
+    st.text(max_size=8),
+    st.integers(-(2**70), 2**70).map(str),
+    st.sampled_from(
+        ["", "1e9", "nan", "\0", "page_", "1h", "1m", "model", "project_id", "line_item", "true"]
+    ),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from(["usage/completions", "usage/embeddings", "usage/images", "usage/videos", "costs"]),
+    st.dictionaries(st.sampled_from([*MediaQuery.model_fields, *CostsQuery.model_fields]), odd, max_size=4),
+)
+def test_no_question_is_too_odd_to_be_answered(url: str, path: str, query: dict[str, str]) -> None:
+    answer = httpx.get(f"{url}/organization/{path}", params={"start_time": str(DAY_S), **query})
+    assert answer.status_code in (200, 400), answer.text
+    assert set(answer.json()) in ({"object", "data", "has_more", "next_page"}, {"error"})
 
 
 def test_openai_s_client_raises_its_own_error(client: OpenAI) -> None:

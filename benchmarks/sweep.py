@@ -5,6 +5,7 @@
     python -m benchmarks.sweep --only Llama-3.1-8B
     python -m benchmarks.sweep --part task-type    one headline result from whole ladders: task-type,
                                                    utilisation, fp8 or gpus
+    python -m benchmarks.sweep --part limits       what the load generator holds on one core
 
 The last line is one JSON object. Exit status 1 where an aim is missed (report.py, told.py and headlines.py in
 benchmarks/sweeps). All seeds are fixed.
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import click
 
-from benchmarks.sweeps import report
+from benchmarks.sweeps import limits, report
 from benchmarks.sweeps.headlines import PARTS, headlines, needed
 from benchmarks.sweeps.report import Results
 from benchmarks.sweeps.rungs import Rung, by_card, measured
@@ -39,8 +40,12 @@ DOCS = Path(__file__).parents[1] / "docs"
 @click.command(help=__doc__)
 @click.option("--full", is_flag=True, help="All rungs, all through the ledger; write the published tables.")
 @click.option("--only", default="", help="Only models whose name contains this.")
-@click.option("--part", type=click.Choice(PARTS), help="Only this headline result, its rungs and its table.")
+@click.option("--part", type=click.Choice([*PARTS, "limits"]), help="Only this, with its tables.")
 def main(full: bool, only: str, part: str | None) -> None:
+    if part == "limits":
+        told = limits.show(*limits.measure())
+        print(json.dumps(told))
+        sys.exit(0 if told["met"] else 1)
     todo = [
         (profile, point)
         for profile in profiles().values()

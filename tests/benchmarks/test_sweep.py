@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.sweeps import rungs, table
-from benchmarks.sweeps.headlines import Energies, Key, headlines
+from benchmarks.sweeps.headlines import AIMED, Energies, Key, headlines, needed
 from benchmarks.sweeps.report import Results, page
 from benchmarks.sweeps.rungs import Rung, by_card, measured
 from simulator.cards_measured import MEASURED
@@ -89,10 +89,24 @@ def test_headlines_are_computed_as_the_paper_says() -> None:
     assert lines["J/token at 8 over at 64 in flight"].points == pytest.approx(4.0)
     assert lines["least J/token, B200 over H100, chat"].points == pytest.approx(0.5)
     assert lines["J/token, FP8 over BF16 at 8"].points == pytest.approx(1.5)
-    assert all(line.met for line in lines.values())
+    assert {line.met for line in lines.values() if line.part in AIMED} == {True}
+    assert {line.met for line in lines.values() if line.part not in AIMED} == {None}
+    far = dataclasses.replace(lines["J/token, FP8 over BF16 at 8"], simulated=2.0)
+    assert far.met is False
+    assert Results([rung(LLAMA, 8)], [], 0, [far]).missed == [far.claim]
     short = [line.claim for line in headlines(energies(), energies(), answers, False)]
     assert "J/token at 8 over at 64 in flight" in short
     assert not any("B200" in claim for claim in short)
+
+
+def test_a_part_needs_no_other_runs_than_its_own() -> None:
+    plain, fp8 = "Qwen/Qwen3-235B-A22B-Instruct-2507", "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8"
+    assert needed("task-type", (plain, "h100", 8, "reasoning", 8))
+    assert not needed("task-type", (plain, "h100", 8, "code", 8))
+    assert needed("fp8", (plain, "h100", 8, "chat", 64))
+    assert needed("fp8", (fp8, "h100", 8, "chat", 64))
+    assert not needed("fp8", (plain, "h100", 8, "chat", 96))
+    assert not needed("fp8", ("meta-llama/Llama-3.1-8B-Instruct", "h100", 1, "chat", 8))
 
 
 def test_the_twentieths_of_a_histogram_have_its_mean() -> None:

@@ -119,6 +119,14 @@ class StoreReader:
                 row = connection.execute(_requests().where(r.uid == uid)).one_or_none()
             return None if row is None else _records(connection, [row])[0]
 
+    def job(self, job: str) -> RequestRecord | None:
+        """The request that began the job with this id; of several backends with the same the newest."""
+        newest = _requests().where(StoredRequest.job == stored_text(job))
+        newest = newest.order_by(StoredRequest.finished_us.desc(), StoredRequest.uid.desc()).limit(1)
+        with store_errors(self._engine, "cannot read the job"), self._engine.connect() as connection:
+            row = connection.execute(newest).one_or_none()
+            return None if row is None else _records(connection, [row])[0]
+
     def requests(self, wanted: RequestFilter, limit: int, after: Cursor | None = None) -> Page:
         """At most `limit` requests, newest first, from behind the cursor `after` on."""
         query = _requests().where(*_conditions(wanted))

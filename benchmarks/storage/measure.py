@@ -40,7 +40,10 @@ class Figures:
     """Thirty days by model and key, from the sums."""
     usage_rows_ms: float
     """The same from the requests."""
-    by_id_ms: float
+    by_uid_ms: float
+    """One request by joulegate's id."""
+    by_request_id_ms: float
+    """One by its x-request-id, which PostgreSQL has to look for in every partition."""
     page_ms: float
     """The newest hundred requests of a project."""
     bytes_per_request: float
@@ -68,7 +71,11 @@ def measure(engine: Engine, count: int, now_us: int, server_cpu_s: Callable[[], 
             from_requests(connection, start_us, now_us, None, ["model", "api_key"])
 
     rows_ms = _timed(from_rows, rounds=2)
-    by_id_ms = _timed(lambda: reader.request(some_id))
+    by_request_id_ms = _timed(lambda: reader.request(some_id))
+    found = reader.request(some_id)
+    assert found is not None
+    uid = found.uid
+    by_uid_ms = _timed(lambda: reader.request(uid))
     page_ms = _timed(lambda: reader.requests(RequestFilter(tenant="project-3"), 100))
     size = _bytes(engine)
     begun_s = time.perf_counter()
@@ -87,7 +94,8 @@ def measure(engine: Engine, count: int, now_us: int, server_cpu_s: Callable[[], 
         wall_per_s=count / wall_s,
         usage_sums_ms=sums_ms,
         usage_rows_ms=rows_ms,
-        by_id_ms=by_id_ms,
+        by_uid_ms=by_uid_ms,
+        by_request_id_ms=by_request_id_ms,
         page_ms=page_ms,
         bytes_per_request=size / count,
         deleted_per_s=deleted_per_s,

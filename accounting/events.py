@@ -209,7 +209,7 @@ class GpuTelemetry(Event, tag="gpu", frozen=True, kw_only=True):
     """What a GPU says of itself, once per second or seldomer. None where it does not say.
 
     `clock_reasons` are the names of what holds its clocks down, such as `sw_power_cap`; one that has no name
-    here is its bit, such as `0x400`. The ledger does not hear it.
+    here is its bit, such as `0x400`. No joule depends on it: the ledger hears it for facts only.
     """
 
     t_us: int
@@ -378,6 +378,9 @@ class EngineCounters(Event, tag="counters", frozen=True, kw_only=True):
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     generation_tokens: int | None = None
+    preemptions: int | None = None
+    kv_used: float | None = None
+    """Part of the KV cache in use now, 0 to 1; of several engines their mean."""
 
 
 AnyEvent = (

@@ -1,4 +1,5 @@
-"""What the ledger concludes: one record per request, one book entry per GPU and interval.
+"""What the ledger concludes: one record per request, one book entry per GPU and interval, one of facts per
+backend and minute.
 
 All energies are integer microjoules. Nullable means "could not be measured" and is never written as 0.
 """
@@ -142,7 +143,85 @@ class Correction(msgspec.Struct, kw_only=True):
         return self.prefill_uj + self.decode_uj
 
 
-Output = RequestRecord | BookEntry | Correction
+MINUTE_US = 60_000_000
+
+
+class BackendFacts(msgspec.Struct, kw_only=True):
+    """How one backend worked in the minute that begins at `t0_us`: what a diagnosis is made of.
+
+    Of all its GPUs together, and of what was settled and measured in whole intervals. Lists have a figure for
+    each of the work model's features, in their order (`ledger.model.FEATURES`). The figures are for reading:
+    no book is made of them. None where something was not told or never known.
+    """
+
+    backend: str
+    t0_us: int
+    gpus: list[str]
+    simulated: bool
+    settled_us: int
+    """Time of the minute that the figures are of."""
+    busy_us: int
+    """Of it with at least one request in flight."""
+    request_us: int
+    """Times in flight of all requests, summed: over busy_us their mean number."""
+    arrived: int
+    """Requests that came, tries included."""
+    requests_uj: int
+    """Energy that its requests were charged, as first settled."""
+    idle_uj: int
+    """Idle energy of its GPUs; of a GPU that serves several backends an equal part."""
+    unobserved_uj: int
+    peak_w: float
+    """Highest mean power over half a second, all its GPUs."""
+    static_w: float | None
+    """Idle power of its GPUs, as learnt."""
+    retries: int
+    retried_uj: int
+    """Tries that it failed, and their energy: it is in the records of requests that went elsewhere."""
+    learnt_us: int
+    """Time with requests in flight in the intervals that the next four are of, later news included."""
+    learnt_uj: int
+    """Energy of all work in these intervals, that of others included."""
+    tokens: float
+    """Tokens generated, first ones included."""
+    work: list[float]
+    """The features, summed."""
+    prices: list[float]
+    """Joules per unit of each feature, as the work model said at the end of the minute."""
+    times: list[float]
+    """Seconds per unit of each, likewise."""
+    price_error: float | None
+    """Usual relative error of the work model over a second; None before it learnt."""
+    time_error: float | None
+    looks: int
+    """Answers of the engine's own counters, of which the next seven are."""
+    running: float | None
+    waiting: float | None
+    """Means over the looks."""
+    most_running: int | None
+    looks_waiting: int
+    """Looks at which some waited."""
+    seats: int | None
+    """Most that ran while some waited."""
+    kv_used: float | None
+    """Part of the KV cache in use, mean."""
+    kv_most: float | None
+    preemptions: int | None
+    gpu_looks: int
+    """Answers of the GPUs about themselves, of which the next are."""
+    limit_w: float | None
+    """Power limits in force, summed over the GPUs; what they had by default."""
+    default_limit_w: float | None
+    sm_clock_mhz: float | None
+    capped: float | None
+    """Part of the looks at which a power limit held clocks down; heat or a power brake."""
+    throttled: float | None
+
+
+Booked = RequestRecord | BookEntry | Correction
+"""What joules are accounted in."""
+
+Output = Booked | BackendFacts
 
 
 def corrected(record: RequestRecord, by: Correction) -> RequestRecord:

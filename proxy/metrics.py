@@ -141,7 +141,7 @@ class Metrics:
             self._request(output)
         elif isinstance(output, Correction):
             self._correction(output)
-        else:
+        elif isinstance(output, BookEntry):
             self._book(output)
 
     def _correction(self, correction: Correction) -> None:

@@ -20,10 +20,11 @@ from accounting.final import WAIT_US
 from accounting.journal import segment_paths
 from accounting.ledger.state import LedgerState
 from accounting.records import (
+    BackendFacts,
+    Booked,
     BookEntry,
     Correction,
     GpuShare,
-    Output,
     RequestRecord,
     boundary_of,
     corrected,
@@ -45,7 +46,8 @@ def audit_journal(store: Snapshot, directory: Path, report: Report, advance: Cal
     report.journal = sums = JournalSums(segments=len(segment_paths(directory)))
     with closing(_Seen()) as seen:
         comparison = _Comparison(store, report, journal.begins)
-        outputs = journal.outputs()
+        # Facts are derived from the same intervals and hold no joule of their own.
+        outputs = (output for output in journal.outputs() if not isinstance(output, BackendFacts))
         while batch := list(islice(outputs, BATCH)):
             seen.put(batch)
             kept = [output for output in batch if not _deleted(output, report.deleted_before_us)]
@@ -61,7 +63,7 @@ def audit_journal(store: Snapshot, directory: Path, report: Report, advance: Cal
             _check_sums(seen, journal, report)
 
 
-def _deleted(output: Output, before_us: Mapping[str, int]) -> bool:
+def _deleted(output: Booked, before_us: Mapping[str, int]) -> bool:
     """Whether it is older than all that is kept. Of a correction only its request could say."""
     if isinstance(output, Correction):
         return False
@@ -94,7 +96,7 @@ class _Seen:
         self.owed_uj: Counter[str] = Counter()
         """By GPU, and HOSTS: what books gave to requests, without what records and corrections gave them."""
 
-    def put(self, outputs: Sequence[Output]) -> None:
+    def put(self, outputs: Sequence[Booked]) -> None:
         for output in outputs:
             if isinstance(output, BookEntry):
                 self.intervals += 1
@@ -143,7 +145,7 @@ class _Comparison:
         self._owing = {told.started.uid for told in told_before}
         """Uids of those whose record was told before the journal begins, their correction not."""
 
-    def compare(self, batch: Sequence[Output]) -> None:
+    def compare(self, batch: Sequence[Booked]) -> None:
         uids = [o.uid for o in batch if isinstance(o, RequestRecord)]
         requests = self._store.requests_by_uid(uids)
         uids += [o.uid for o in batch if isinstance(o, Correction)]
@@ -186,7 +188,7 @@ class _Comparison:
         self._tell_missing()
         self._found = True
 
-    def _differ(self, where: str, output: Output, row: Any, shares: Sequence[Any]) -> None:
+    def _differ(self, where: str, output: Booked, row: Any, shares: Sequence[Any]) -> None:
         for what in _differences(output, row, shares):
             self._report.add("differs", where, what)
 
@@ -220,7 +222,7 @@ class _Comparison:
         self._missing, self._missed = [], 0
 
 
-def _differences(output: Output, row: Any, shares: Sequence[Any]) -> Iterator[str]:
+def _differences(output: Booked, row: Any, shares: Sequence[Any]) -> Iterator[str]:
     for name, told in zip(_fields(output), values_of(output), strict=True):
         stored = getattr(row, name)
         same = (
@@ -234,7 +236,7 @@ def _differences(output: Output, row: Any, shares: Sequence[Any]) -> Iterator[st
             yield f"shares (prefill, decode): the journal says {said}, the store {kept}"
 
 
-def _fields(output: Output) -> Sequence[str]:
+def _fields(output: Booked) -> Sequence[str]:
     if isinstance(output, RequestRecord):
         return REQUEST_FIELDS
     return CORRECTION_FIELDS if isinstance(output, Correction) else BOOK_FIELDS

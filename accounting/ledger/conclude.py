@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from accounting.ledger.facts import Facts
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
@@ -20,8 +21,8 @@ not hold up the streams of others while it is written down."""
 
 
 class Conclusions:
-    def __init__(self, flights: Flights, groups: Groups, hosts: Hosts) -> None:
-        self._flights, self._groups, self._hosts = flights, groups, hosts
+    def __init__(self, flights: Flights, groups: Groups, hosts: Hosts, facts: Facts) -> None:
+        self._flights, self._groups, self._hosts, self._facts = flights, groups, hosts, facts
         self.held = int(flights.concluded[: flights.rows].sum())
         """Requests whose record is out and may still be corrected."""
         self.look = True
@@ -32,7 +33,8 @@ class Conclusions:
         out: list[Output] = []
         for group in self._groups.all:
             while (end := _next_end(group, watermark_us)) is not None:
-                out += settle_group(group, self._flights, end, self._hosts)
+                out += settle_group(group, self._flights, end, self._hosts, self._facts)
+            out += self._facts.due(group, self._groups.idle_power_uw)
         out += self._hosts.settle(self._groups.all, self._flights, watermark_us)
         if out or self.look or self._hosts.left:
             self.look = self._hosts.left = False
@@ -79,6 +81,7 @@ class Conclusions:
         told = flights.teller(row)
         if told.tries:
             for earlier in told.tries:
+                self._note_retry(flights.row[earlier])
                 flights.remove(earlier)
             told.tries = []
             own = self.record(handle, final=True)
@@ -89,6 +92,14 @@ class Conclusions:
         else:
             flights.remove(handle)
         return record
+
+    def _note_retry(self, row: int) -> None:
+        """A failed try goes into the record of its request. The backend that failed it has it in its facts,
+        in the minute that is being settled: an earlier one may be told already."""
+        group, failed = self._group(row), self._flights.teller(row)
+        if group is not None and failed.backend is not None:
+            energy_uj = record_of(self._flights, row, group, final=True).energy_uj or 0
+            self._facts.retried(failed.backend, group.settled_us, energy_uj)
 
     def _let_go_of_the_sure(self, now_us: int) -> list[Output]:
         """Those with a record of whose time nothing is kept any more."""

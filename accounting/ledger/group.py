@@ -58,10 +58,12 @@ def note_scale(group: Group, expected_j: float, energy_j: float) -> None:
         group.scale = ratio if group.scale is None else group.scale + SCALE_MEMORY * (ratio - group.scale)
 
 
-def learn(group: Group, kept: Kept) -> None:
-    """Teach the model what the interval's work cost, all GPUs together."""
+def learn(group: Group, kept: Kept) -> bool:
+    """Teach the model what the interval's work cost, all GPUs together. False: it has, or it cannot."""
     if kept.energy_j > 0 and not kept.learnt and kept.sure:
         kept.learnt = True
         pairs = zip(kept.works, group.priors, strict=True)
         scaled = [np.array(work.sums()) * prior for work, prior in pairs]
         group.model.learn(np.concatenate(scaled), kept.energy_j, INTERVAL_US / 1e6)
+        return True
+    return False

@@ -13,7 +13,7 @@ from accounting.ledger.history import History
 from accounting.ledger.jobs_state import JobsState
 from accounting.ledger.model import ModelState, WorkModel, widened
 from accounting.ledger.priors import prior_joules
-from accounting.ledger.settle import settle_group
+from accounting.ledger.settle import idle_power_uw, settle_group
 from accounting.ledger.state import BackendState, GpuState, LedgerState
 from accounting.records import BookEntry, boundary_of
 
@@ -59,6 +59,15 @@ class Groups:
             )
             self._form()
         return name
+
+    def idle_power_uw(self, gpu: str) -> int | None:
+        """As learnt; None until it is."""
+        state = self.gpus.get(gpu)
+        return None if state is None else idle_power_uw(state)
+
+    def users(self, gpu: str) -> list[str]:
+        """Backends that make tokens on this GPU now."""
+        return [n for n, b in self.backends.items() if gpu in b.gpus and b.jobs is None and "#" not in n]
 
     def read(self, event: CounterReads) -> None:
         gpu = self.gpus.get(event.gpu)

@@ -61,6 +61,8 @@ class Kept:
     gpus: list[KeptGpu]
     energy_j: float
     """Of all that was at work, requests of others included: what the model learns."""
+    busy_us: list[int] = field(default_factory=list)
+    """By backend: time with a request in flight."""
     stale: bool = False
     """Whether something became known that its parts do not show yet."""
     learnt: bool = False
@@ -174,6 +176,7 @@ def _write(kept: Kept) -> KeptState:
             for w in kept.works
         ],
         gpus=[(g.gpu, g.energy_uj, g.dynamic, [pack(p) for p in g.parts], g.places) for g in kept.gpus],
+        busy_us=kept.busy_us,
     )
 
 
@@ -213,6 +216,7 @@ def _read(state: KeptState) -> Kept:
             for gpu, energy, dynamic, parts, places in state.gpus
         ],
         energy_j=state.energy_j,
+        busy_us=state.busy_us,
         stale=state.stale,
         learnt=state.learnt,
     )

@@ -17,6 +17,7 @@ from accounting.events import (
     CounterReads,
     EngineCounters,
     FirstToken,
+    GpuTelemetry,
     JobStarted,
     Media,
     MediaTold,
@@ -34,6 +35,7 @@ from accounting.events import (
 )
 from accounting.ledger import booking, bypass, jobs_news
 from accounting.ledger.conclude import Conclusions
+from accounting.ledger.facts import Facts
 from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
 from accounting.ledger.groups import JOBS, Groups
@@ -45,7 +47,7 @@ from accounting.ledger.provisional import add_estimate
 from accounting.ledger.record import METHOD
 from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
 from accounting.ledger.state import BackendState, LedgerState
-from accounting.records import Output, RequestRecord, boundary_of
+from accounting.records import BackendFacts, Output, RequestRecord, boundary_of
 
 TRY_BITS = 4
 """A handle has room for so many bits of failed tries."""
@@ -61,19 +63,21 @@ class Ledger:
         state = self._groups.state()
         state.hosts, state.open = self._hosts.state(), self._flights.write_down()
         state.watermarks, state.last_handles = dict(self._watermarks), dict(self._last_handles)
+        state.facts = self._facts.state()
         return state
 
     @state.setter
     def state(self, state: LedgerState) -> None:
         self._flights = Flights()
         self._groups, self._hosts = Groups(state), Hosts(state.hosts, state.gpus)
+        self._facts = Facts(state.facts)
         self._watermarks = dict(state.watermarks)
         self._last_handles = dict(state.last_handles)
         for request in state.open.values():
             group, column = self._groups.place(request.told.backend, request.told.gpus)
             settled_us = self._groups.all[group].settled_us if group >= 0 else 0
             self._flights.take_up(request, group, column, settled_us)
-        self._conclusions = Conclusions(self._flights, self._groups, self._hosts)
+        self._conclusions = Conclusions(self._flights, self._groups, self._hosts, self._facts)
         self._jobs = OpenJobs(self._flights, self._groups)
 
     @property
@@ -126,6 +130,7 @@ class Ledger:
                 return self._declared(event)
             case MeterUp():
                 (self._hosts if boundary_of(event.gpu) == "host" else self._groups).meter_up(event)
+                self._facts.metered(event)
                 self._regroup()
             case MeterDown():
                 pass  # the gap will show in the reads
@@ -136,9 +141,13 @@ class Ledger:
             case EngineCounters():
                 if (backend := self._groups.backends.get(event.backend)) is not None:
                     bypass.count(backend, event)
+                    if backend.gpus:
+                        self._facts.counted(event)
                 of_jobs = self._groups.backends.get(event.backend + JOBS)
                 if of_jobs is not None and of_jobs.jobs is not None:
                     jobs_news.look(of_jobs.jobs, event)
+            case GpuTelemetry():
+                self._facts.said(event, self._groups.users(event.gpu))
             case MediaTold():
                 self._jobs.told(event)
             case JobStarted():
@@ -196,6 +205,8 @@ class Ledger:
         backend = self._groups.backends.get(name or "")
         gpus = list(backend.gpus) if backend is not None else []
         group, column = self._groups.place(name, gpus)
+        if event.backend is not None and event.media is None and group >= 0:
+            self._facts.arrived(event.backend, event.t_us)
         told = Told(started=event, gpus=gpus, backend=name, media=event.media)
         row = self._flights.add(event.handle, told, group, column)
         self._assume(row)
@@ -377,6 +388,10 @@ class Ledger:
     def close(self) -> list[Output]:
         """Nothing more will be heard: bring up to date what is kept, and say what records were off by."""
         return self._conclusions.close(self._now_us)
+
+    def facts(self) -> list[BackendFacts]:
+        """Of the minutes that are not over yet, as far as they are known."""
+        return self._facts.so_far(self._groups.all, self._groups.idle_power_uw)
 
     @property
     def _now_us(self) -> int:

@@ -59,6 +59,17 @@ def gpu_of(device: str | None) -> Gpu:
     return next((gpu for key, gpu in GPUS.items() if key in name), UNKNOWN_GPU)
 
 
+_WATTS = (480.0, 480.0, 650.0, 650.0, 600.0, 480.0)
+"""Power of an H100 at each kind of work, as above."""
+
+
+def prior_seconds(card: ModelCard | None, device: str | None, gpus: int) -> list[float]:
+    """Seconds per unit of each feature on so many GPUs: the times in the formulas above."""
+    watts = gpu_of(device).power_w / H100_POWER_W
+    joules = prior_joules(card, device)
+    return [j / (w * watts * max(gpus, 1)) for j, w in zip(joules, _WATTS, strict=True)]
+
+
 def prior_joules(card: ModelCard | None, device: str | None) -> list[float]:
     """Joules per unit of each feature, in the order of `model.FEATURES`. The number of GPUs cancels out."""
     gpu, given, default = gpu_of(device), card or UNKNOWN_CARD, UNKNOWN_CARD

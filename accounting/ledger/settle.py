@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from accounting.ledger import bypass, jobs
 from accounting.ledger.apportion import apportion
 from accounting.ledger.curve import Span
+from accounting.ledger.facts import Facts
 from accounting.ledger.features import Work, present, work_of
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group, learn, note_scale
@@ -55,8 +56,10 @@ class Settled:
     """By backend: what work for requests that did not pass the proxy should have cost, in joules."""
 
 
-def settle_group(group: Group, flights: Flights, t1_us: int, hosts: Hosts | None = None) -> list[BookEntry]:
-    """Book [settled, t1_us) on every GPU of the group, and tell its host of it.
+def settle_group(
+    group: Group, flights: Flights, t1_us: int, hosts: Hosts | None = None, facts: Facts | None = None
+) -> list[BookEntry]:
+    """Book [settled, t1_us) on every GPU of the group, and tell its host and the facts of it.
 
     Each entry balances, whatever was heard.
     """
@@ -84,20 +87,28 @@ def settle_group(group: Group, flights: Flights, t1_us: int, hosts: Hosts | None
         handles = [flights.handle[work.rows] for work in done.works]
         works = [lean(work) for work in done.works]
         gpus = [charge for charge in charges if charge is not None]
+        busy_us = [busy(flights, work.rows[flights.works[work.rows]], t0_us, t1_us) for work in done.works]
+        if facts is not None:
+            facts.settled(group, t0_us, done.works, busy_us, entries, charges)
         if energy_j > 0:
-            group.history.kept.append(Kept(t0_us, handles, works, gpus, energy_j))
+            group.history.kept.append(Kept(t0_us, handles, works, gpus, energy_j, busy_us))
     for gpu in group.gpus:
         gpu.settled_us = t1_us
         gpu.curve.forget_before(t1_us)
     _turn_page(flights, group.number, t0_us, t1_us)
     for kept in group.history.drop(*_unsure(group, flights, t1_us)):
-        learn(group, kept)
+        _learn(group, kept, facts)
     wait_us = LESSON_US if group.model.windows >= COLD_WINDOWS else COLD_LESSON_US
     for kept in group.history.kept:
         if kept.t1_us + wait_us > t1_us:
             break
-        learn(group, kept)
+        _learn(group, kept, facts)
     return entries
+
+
+def _learn(group: Group, kept: Kept, facts: Facts | None) -> None:
+    if learn(group, kept) and facts is not None:
+        facts.learnt(group, kept)
 
 
 def _unsure(group: Group, flights: Flights, t1_us: int) -> tuple[Ints, Ints]:

@@ -11,7 +11,7 @@ from accounting.events import MeterMethod, ModelCard
 from accounting.ledger.curve import Curve
 from accounting.ledger.flights import OpenRequest
 from accounting.ledger.jobs_state import JobsState
-from accounting.ledger.model import ModelState
+from accounting.ledger.model import FEATURES, ModelState
 from accounting.ledger.prompts import PromptSizes
 
 
@@ -135,6 +135,7 @@ class KeptState(msgspec.Struct):
     """By backend: steps, whether a stream told them, tokens and prompt tokens of others. Of images and
     videos: how many ran together, and nothing."""
     gpus: list[tuple[str, int, float | None, list[bytes], list[int]]]
+    busy_us: list[int] = []
 
 
 class HistoryState(msgspec.Struct):
@@ -142,6 +143,56 @@ class HistoryState(msgspec.Struct):
 
     kept: list[KeptState]
     lost_us: int = 0
+
+
+class OpenMinute(msgspec.Struct):
+    """Sums for a `BackendFacts`. See there; `_sum` are over looks."""
+
+    settled_us: int = 0
+    busy_us: int = 0
+    request_us: int = 0
+    arrived: int = 0
+    requests_uj: int = 0
+    idle_uj: int = 0
+    unobserved_uj: int = 0
+    peak_uw: int = 0
+    retries: int = 0
+    retried_uj: int = 0
+    learnt_us: int = 0
+    learnt_j: float = 0.0
+    tokens: float = 0.0
+    work: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(FEATURES))
+    looks: int = 0
+    running_sum: int = 0
+    waiting_sum: int = 0
+    most_running: int | None = None
+    looks_waiting: int = 0
+    seats: int | None = None
+    kv_looks: int = 0
+    kv_sum: float = 0.0
+    kv_most: float | None = None
+    preemptions: int | None = None
+    gpu_looks: int = 0
+    clock_looks: int = 0
+    clock_sum_mhz: int = 0
+    reason_looks: int = 0
+    capped_looks: int = 0
+    throttled_looks: int = 0
+
+
+class FactsState(msgspec.Struct):
+    """What becomes the facts of one backend."""
+
+    open: dict[int, OpenMinute] = {}
+    """By the minute's begin."""
+    time_model: ModelState | None = None
+    """What a unit of work takes, in seconds of the GPU's time."""
+    windows: int = 0
+    """Windows that the work model had seen: fewer than before, and it has begun anew."""
+    preemptions: int | None = None
+    """The engine's total."""
+    limits_mw: dict[str, tuple[int | None, int | None]] = {}
+    """By GPU: power limit in force and by default, as last told."""
 
 
 class LedgerState(msgspec.Struct):
@@ -162,3 +213,5 @@ class LedgerState(msgspec.Struct):
     """By group: intervals of which more may become known."""
     scales: dict[str, float | None] = {}
     """By group: how far measured energy has been above what the model says of late."""
+    facts: dict[str, FactsState] = {}
+    """By backend."""

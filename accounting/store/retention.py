@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from accounting.store import partitions
 from accounting.store.engine import reason, writing
-from accounting.store.schema import Deleted, JournalProgress, StoredBook, StoredRequest
+from accounting.store.schema import Deleted, JournalProgress, StoredBook, StoredFacts, StoredRequest
 from accounting.store.sums import DAY_US, HOUR_US
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,17 @@ SILENT_US = 30 * DAY_US
 class Keeper:
     """Makes partitions ahead and deletes what is old, now and each hour, in a thread of its own."""
 
-    def __init__(self, engine: Engine, *, requests_days: int | None, books_days: int | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        requests_days: int | None,
+        books_days: int | None,
+        facts_days: int | None = None,
+    ) -> None:
         """How long rows are kept, in days; None: for ever."""
         self._engine = engine
-        self._days = {"requests": requests_days, "books": books_days}
+        self._days = {"requests": requests_days, "books": books_days, "facts": facts_days}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="store-keeper", daemon=True)
         self._thread.start()
@@ -84,7 +91,7 @@ def keep(
 
 
 def deleted_before_us(connection: Connection, what: str) -> int:
-    """Rows of `what` (requests, books) that are older were deleted for their age; 0: none were."""
+    """Rows of `what` (requests, books, facts) that are older were deleted for their age; 0: none were."""
     query = select(Deleted.before_us).where(Deleted.what == what)
     return connection.execute(query).scalar_one_or_none() or 0
 
@@ -123,7 +130,7 @@ def _delete_some(engine: Engine, what: str, before_us: int) -> int:
             oldest = select(r.uid).where(r.finished_us < before_us).order_by(r.finished_us, r.uid)
             gone = delete(r).where(r.uid.in_(oldest.limit(AT_ONCE)))
         else:
-            b = StoredBook
+            b = StoredBook if what == "books" else StoredFacts
             first_us: int | None = connection.execute(select(func.min(b.t0_us))).scalar_one()
             if first_us is None or first_us >= before_us:
                 return 0

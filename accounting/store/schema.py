@@ -1,5 +1,6 @@
-"""The tables: one row per request, per share of a GPU, per correction, per book entry; their sums by hour and
-day (`rollups.py` reads them); virtual keys and their limits; and how far each journal is stored.
+"""The tables: one row per request, per share of a GPU, per correction, per book entry, per backend and
+minute; their sums by hour and day (`rollups.py` reads them); virtual keys and their limits; and how far each
+journal is stored.
 
 Energies are integer microjoules and times integer UTC microseconds, both 64 bits wide. NULL means "not
 known", as None does in the records. A change here needs a migration in `migrations/versions/`; a test
@@ -240,6 +241,51 @@ class BookSum(Base):
     unbalanced: Mapped[int]
 
 
+class StoredFacts(Base):
+    """A `BackendFacts`. Lists are JSON: names of GPUs, and a figure for each of the work model's features."""
+
+    __tablename__ = "backend_facts"
+
+    backend: Mapped[str] = mapped_column(primary_key=True)
+    t0_us: Mapped[int] = mapped_column(primary_key=True, index=True)
+    gpus: Mapped[str]
+    simulated: Mapped[bool]
+    settled_us: Mapped[int]
+    busy_us: Mapped[int]
+    request_us: Mapped[int]
+    arrived: Mapped[int]
+    requests_uj: Mapped[int]
+    idle_uj: Mapped[int]
+    unobserved_uj: Mapped[int]
+    peak_w: Mapped[float]
+    static_w: Mapped[float | None]
+    retries: Mapped[int]
+    retried_uj: Mapped[int]
+    learnt_us: Mapped[int]
+    learnt_uj: Mapped[int]
+    tokens: Mapped[float]
+    work: Mapped[str]
+    prices: Mapped[str]
+    times: Mapped[str]
+    price_error: Mapped[float | None]
+    time_error: Mapped[float | None]
+    looks: Mapped[int]
+    running: Mapped[float | None]
+    waiting: Mapped[float | None]
+    most_running: Mapped[int | None]
+    looks_waiting: Mapped[int]
+    seats: Mapped[int | None]
+    kv_used: Mapped[float | None]
+    kv_most: Mapped[float | None]
+    preemptions: Mapped[int | None]
+    gpu_looks: Mapped[int]
+    limit_w: Mapped[float | None]
+    default_limit_w: Mapped[float | None]
+    sm_clock_mhz: Mapped[float | None]
+    capped: Mapped[float | None]
+    throttled: Mapped[float | None]
+
+
 class BillingPeriod(Base):
     """A month whose invoices are final, and the terms (JSON) by which they were made."""
 
@@ -281,7 +327,8 @@ class JournalProgress(Base):
 
 
 class Deleted(Base):
-    """Rows of `what` (requests, books) older than `before_us` were deleted for their age. Their sums stay."""
+    """Rows of `what` (requests, books, facts) older than `before_us` were deleted for their age. Their sums
+    stay."""
 
     __tablename__ = "deleted"
 
@@ -332,7 +379,7 @@ class AccessLimit(Base):
 
 
 class AccessVersion(Base):
-    """One row, `id` 1, that grows with every change of keys and limits, so that a look at it tells of them."""
+    """One row, `id` 1, that grows with every change of keys and limits: a look at it tells of them."""
 
     __tablename__ = "access_version"
 

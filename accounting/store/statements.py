@@ -22,8 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from accounting.records import BookEntry, Correction, GpuShare, Output, RequestRecord
+from accounting.records import BackendFacts, Booked, BookEntry, Correction, GpuShare, Output, RequestRecord
 from accounting.store import sums
+from accounting.store.facts import write_facts
 from accounting.store.many import Inserts, Values
 from accounting.store.media import MEDIA_FIELDS, media_values
 from accounting.store.schema import (
@@ -74,9 +75,10 @@ def write(connection: Connection, outputs: Sequence[Output], *, anew: bool = Fal
     if books:
         rows = [_cleaned(_book_values(book)) for book in books]
         _write_books(connection, rows if anew else _unknown_books(connection, rows))
+    write_facts(connection, [o for o in outputs if isinstance(o, BackendFacts)])
 
 
-def values_of(output: Output) -> Values:
+def values_of(output: Booked) -> Values:
     """As the tables hold them, in the order of REQUEST_FIELDS, BOOK_FIELDS or CORRECTION_FIELDS."""
     if isinstance(output, RequestRecord):
         return _request_values(output)
@@ -194,7 +196,7 @@ def _insert(connection: Connection, table: type[Base]) -> postgresql.Insert | sq
     return insert(table)
 
 
-def _row(output: Output, names: Sequence[str]) -> Row:
+def _row(output: Booked, names: Sequence[str]) -> Row:
     return dict(zip(names, _cleaned(tuple(getattr(output, name) for name in names)), strict=True))
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from accounting.billing.charges import Charge, Component
-from accounting.billing.day import ORDER
+from accounting.billing.day import ORDER, plus
 from accounting.billing.terms import Terms
 from accounting.billing.units import COST_UNIT, PRICE_DIGITS, minor_digits, rounded
 
@@ -69,6 +69,9 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     unpriced_uj: int
     """Of it what no tariff fits."""
     amount: Decimal | None
+    location: int | None
+    """Carbon of the energy by the location-based factor, in carbon units; None where a part is not known."""
+    market: int | None
 
 
 def line_key(charge: Charge) -> LineKey:
@@ -157,7 +160,16 @@ def _invoice(
         energy_uj=sum(line.energy_uj for line in lines),
         unpriced_uj=sum(line.energy_uj for line in lines if line.amount is None),
         amount=sum(known, Decimal(0).scaleb(-digits)) if known else None,
+        location=_sum(charge.location for charge in charges),
+        market=_sum(charge.market for charge in charges),
     )
+
+
+def _sum(parts: Iterable[int | None]) -> int | None:
+    whole: int | None = 0
+    for part in parts:
+        whole = plus(whole, part)
+    return whole
 
 
 def _title(key: LineKey) -> str:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from accounting.billing.charges import Charge
 from accounting.billing.invoice import TITLES, Invoice
 from accounting.billing.terms import Terms
-from accounting.billing.units import UJ_PER_KWH, decimal, joules
+from accounting.billing.units import UJ_PER_KWH, decimal, grams, joules
 from joulegate.reporting.table import Column, Document, Table
 
 KWH_DIGITS = 6
@@ -55,6 +55,9 @@ def invoice_document(invoice: Invoice) -> Document:
         notes.append("This month is still open: a draft, whose figures can change.")
     if invoice.unpriced_uj:
         notes.append(f"No tariff fits {joules(invoice.unpriced_uj):,f} J of it, which are not in the amount.")
+    for kind, carbon in (("location", invoice.location), ("market", invoice.market)):
+        if carbon is not None:
+            notes.append(f"Carbon, {kind}-based: {grams(carbon, 1):,f} g CO2e.")
     facts = [
         ("From", invoice.issuer),
         ("For", invoice.project if invoice.project is not None else "no project"),

@@ -49,7 +49,7 @@ def test_usage_costs_report_focus_and_records_are_one(simulated: SimulatedEngine
         for number in range(6):
             project = ("lab", "web")[number % 2]
             stack.post(
-                chat(max_tokens=100), request_id=f"r{number}", x_joulegate_tenant=project
+                chat(max_tokens=30), request_id=f"r{number}", x_joulegate_tenant=project
             ).raise_for_status()
         records = until(lambda: as_charged(stack, 6), "six records that are what the books gave")
         client = OpenAI(base_url=f"{stack.proxy.url}/v1", api_key="none", admin_api_key="none", max_retries=0)

@@ -318,7 +318,7 @@ odd = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from(["usage/completions", "usage/embeddings", "usage/images", "usage/videos", "costs"]),
     st.dictionaries(st.sampled_from([*MediaQuery.model_fields, *CostsQuery.model_fields]), odd, max_size=4),

@@ -41,6 +41,10 @@ class JournalError(Exception):
     """The journal cannot be used; the message says why and what to do."""
 
 
+class DamagedHeader(JournalError):
+    """A segment does not begin as one does: a power failure took its first line."""
+
+
 _encoder = msgspec.json.Encoder()
 _event_decoder = msgspec.json.Decoder(AnyEvent)
 _header_decoder = msgspec.json.Decoder(Header)
@@ -65,7 +69,7 @@ class Segment:
         try:
             header = _header_decoder.decode(first)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise JournalError(f"{path} is not a journal segment: {error}") from error
+            raise DamagedHeader(f"{path} is not a journal segment: {error}") from error
         if header.joulegate_journal != FORMAT:
             raise JournalError(f"{path} has format {header.joulegate_journal}; this version reads {FORMAT}")
         self.number, self.state = header.segment, header.state
@@ -213,6 +217,22 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def set_aside_damaged(paths: list[Path]) -> list[Path]:
+    """Without the last segment where that has no header: it is renamed, with a warning.
+
+    A disk that loses power may keep a file's name and lose what was in it; earlier segments are older.
+    """
+    if paths:
+        try:
+            Segment(paths[-1])
+        except DamagedHeader as error:
+            kept = paths[-1].with_suffix(".damaged")
+            paths[-1].rename(kept)
+            log.warning("%s; it is set aside as %s, the journal ends before it", error, kept.name)
+            return paths[:-1]
+    return paths
 
 
 def cut_torn_tail(path: Path, sound_bytes: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from accounting.journal import JournalError, Segment, cut_torn_tail, segment_paths
+from accounting.journal import JournalError, Segment, cut_torn_tail, segment_paths, set_aside_damaged
 from accounting.ledger import Ledger
 from accounting.ledger.state import LedgerState
 from accounting.records import Output, RequestRecord
@@ -99,9 +99,10 @@ def recover(directory: Path, from_segment: int | None) -> tuple[Ledger, Iterator
 
     Replays from segment `from_segment` (the oldest when None or gone) to the end, yielding each event's
     outputs with the number of its segment. The ledger is whole when the iterator is used up. A torn tail of
-    the last segment is cut. Crashing in here changes nothing: the next start does the same again.
+    the last segment is cut, and a last segment without a header set aside. Crashing in here changes nothing:
+    the next start does the same again.
     """
-    paths = segment_paths(directory)
+    paths = set_aside_damaged(segment_paths(directory))
     if from_segment is not None:
         paths = [p for p in paths if int(p.stem) >= from_segment] or paths[-1:]
     if not paths:

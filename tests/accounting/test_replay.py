@@ -147,3 +147,27 @@ def test_recovery_stopped_half_way_does_the_same_again(tmp_path: Path, story: St
     assert [o for _, out in again for o in out] == story.outputs
     assert last.stat().st_size < size
     assert not Segment(last).damaged
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 4096, b'{"joulegate_journal":1,"segm'])
+def test_a_last_segment_whose_beginning_was_lost_is_set_aside(
+    left: bytes, tmp_path: Path, story: Story, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = written(tmp_path, story)
+    last = segment_paths(tmp_path)[-1]
+    last.write_bytes(left)
+    ledger, outputs = recover(tmp_path, None)
+    assert [o for _, out in outputs for o in out] == [o for part in parts[:-1] for o in part]
+    assert last.with_suffix(".damaged").read_bytes() == left
+    assert "set aside" in caplog.text
+    journal = Journal(tmp_path)
+    journal.begin_segment(ledger.state)
+    journal.close()
+    assert list(replay(tmp_path)) == [o for part in parts[:-1] for o in part]
+
+
+def test_an_earlier_segment_that_is_none_stops_the_recovery(tmp_path: Path, story: Story) -> None:
+    written(tmp_path, story)
+    segment_paths(tmp_path)[0].write_bytes(b"nothing of ours")
+    with pytest.raises(JournalError, match="not a journal segment"):
+        recover(tmp_path, None)

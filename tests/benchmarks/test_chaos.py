@@ -23,14 +23,7 @@ def scene(simulated: SimulatedEngine) -> Iterator[Scene]:
 
 @pytest.mark.parametrize(
     "case",
-    [
-        cases.database_down_at_start,
-        cases.database_killed,
-        cases.database_failed_over,
-        cases.disk_full,
-        cases.journal_torn,
-        cases.joulegate_killed,
-    ],
+    [cases.database_down_at_start, cases.database_failed_over, cases.disk_full],
     ids=lambda case: case.__name__,
 )
 def test_a_fault_of_the_store_loses_nothing(case: Case, scene: Scene) -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "check-config": "check a file with settings",
     "demo": "show joules per request on a simulated GPU",
     "replay": "compute the books of a journal or a trace again",
+    "keys": "make, list, limit, rotate and revoke keys of clients",
     "audit": "prove the books of the store",
     "report": "who used what, where the energy went, what it costs",
     "invoice": "what projects owe for a month",

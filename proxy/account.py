@@ -8,6 +8,7 @@ from typing import Protocol
 from accounting.clock import Clock
 from accounting.events import EngineTimes, Status, Usage
 from accounting.records import RequestRecord
+from proxy.access.grant import Grant
 from proxy.ask import Ask
 
 
@@ -69,12 +70,14 @@ class Account:
     """
 
     __slots__ = ("_accountant", "_handle", "_when_overdue", "_when_told", "ask", "backend_id", "body_bytes",
-                 "closed", "error", "first_s", "http_status", "last_s", "record", "status", "times", "tokens",
-                 "usage", "waiting")  # fmt: skip
+                 "closed", "error", "first_s", "grant", "http_status", "last_s", "record", "status", "times",
+                 "tokens", "usage", "waiting")  # fmt: skip
 
     def __init__(self, accountant: Accounting, ask: Ask, body_bytes: int) -> None:
         self._accountant, self.ask, self.body_bytes = accountant, ask, body_bytes
         self._handle: int | None = None
+        self.grant: Grant | None = None
+        """What it holds of its key's limits, where keys are asked for."""
         self.backend_id: str | None = None
         self.closed = False
         self.status: Status = "aborted"
@@ -118,6 +121,8 @@ class Account:
             user_id=ask.user_id,
             api_key=ask.api_key,
         )
+        if self.grant is not None:
+            self.grant.opened(self._handle)
 
     def move(self, backend_id: str) -> None:
         """The try failed, the next goes to another backend. What the failed one cost stays in the record."""

@@ -24,6 +24,8 @@ from accounting.store.opening import open_writer
 from accounting.store.queries import StoreReader
 from accounting.store.retention import Keeper
 from proxy import errors, page
+from proxy.access.access import Access
+from proxy.access.surface import Surface
 from proxy.access_log import AccessLog
 from proxy.ask import header
 from proxy.backends import Backend, Backends
@@ -37,10 +39,11 @@ from proxy.paths import own_paths, relayed
 from proxy.relay import Relay
 from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
-from proxy.routes import energy, glance, models, ops, usage
+from proxy.routes import energy, glance, keys, models, ops, usage
 from proxy.settings import Settings
 from proxy.span_export import exporting
 from proxy.state import State, Watcher
+from proxy.tallies import Shown
 from proxy.telemetry import Telemetry
 from proxy.workers.crew import Crew
 from proxy.workers.peer import Hearers
@@ -72,11 +75,13 @@ def create_app(
         redirect_slashes=False,
     )
     errors.install(app)
+    app.add_middleware(Surface, settings=settings.access, gate=lambda: app.state.access.gate)
     app.add_middleware(RequestIds)
     app.include_router(ops.router)
     app.include_router(glance.router)
     app.include_router(energy.router)
     app.include_router(usage.router)
+    app.include_router(keys.router)
     app.include_router(models.router)
     page.install(app)
     app.mount("/", _nothing)
@@ -120,13 +125,18 @@ async def _start(
     traces = Directory() if settings.otlp.enabled else None
     listener = Observers(watcher, access_log, telemetry, *([] if traces is None else [traces]))
     keep = settings.journal.keep_segments
-    accountant = Accountant(
-        clock, journal, writer, version=app.version, listener=listener, keep_segments=keep
-    )
+    access = Access(settings, engine, journal, writer, clock) if settings.access.enabled else None
+    sink = writer if access is None else access.sink
+    if access is not None:
+        listener.add(access.spending)
+    accountant = Accountant(clock, journal, sink, version=app.version, listener=listener, keep_segments=keep)
     telemetry.provisional = lambda handle: accountant.ledger.provisional(handle)
     again = accountant.recover()
     if again:
         log.info("replayed the journal: %d records and book entries made again", again)
+    app.state.access = access
+    if access is not None:
+        access.recovered(accountant)
     for configured, backend in zip(settings.backends, backends.all, strict=True):
         now_us = accountant.clock.now_us()
         accountant.declare(declaration(configured, backend.gpus, now_us, traces=settings.otlp.enabled))
@@ -144,6 +154,7 @@ async def _start(
         telemetry=telemetry,
         traces=traces,
         access_log=access_log,
+        gate=None if access is None else access.gate,
     )
     backends.drained = relay.forget
     app.state.reloader = Reloader(
@@ -178,14 +189,20 @@ async def _start(
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
     metrics.observe(accountant, backends, access_log, telemetry)
+    if access is not None:
+        metrics.registry.register(Shown(access.metrics))
     stack.enter_context(access_log.writing())
     if settings.telemetry.enabled:
         await stack.enter_async_context(exporting(telemetry, settings.telemetry, app.version))
+    if access is not None:
+        stack.callback(access.close)
     stack.callback(accountant.close)
     stack.push_async_callback(_settle, accountant)
     stack.push_async_callback(relay.close)
     await stack.enter_async_context(background(_tick(accountant)))
     await stack.enter_async_context(background(relay.watch()))
+    if access is not None:
+        await stack.enter_async_context(background(access.run()))
     await stack.enter_async_context(background(backends.watch()))
     await _hear_engines(settings, backends, accountant, metrics, traces, stack)
 

@@ -49,6 +49,11 @@ class _Body(msgspec.Struct):
     prompt: msgspec.Raw = msgspec.Raw()
     request_id: Any = None
     n: Any = None
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    max_output_tokens: Any = None
+    user: Any = None
+    safety_identifier: Any = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
@@ -74,6 +79,10 @@ class Ask:
     sequences: int = 1
     """Sequences that the engine decodes side by side: `n` times the number of prompts."""
     wants_usage: bool = False
+    max_tokens: int | None = None
+    """Of one sequence of the answer, at most; None where the body does not say."""
+    body_user: str | None = None
+    """Whom the body names."""
     project: str | None = None
     user_id: str | None = None
     api_key: str | None = None
@@ -139,6 +148,9 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
     ask.model = parsed.model if isinstance(parsed.model, str) else None
     ask.streamed = parsed.stream is True or (parsed.stream is not False and _true(parsed.stream))
     ask.sequences = _sequences(parsed)
+    ask.max_tokens = _most_tokens(parsed)
+    user = parsed.safety_identifier or parsed.user
+    ask.body_user = user if isinstance(user, str) else None
     if given_id is None and isinstance(parsed.request_id, str) and parsed.request_id:
         ask.send_request_id = False  # the engine takes a header before the body
         if _HEADER_SAFE(parsed.request_id):
@@ -186,6 +198,11 @@ def _sequences(parsed: _Body) -> int:
         if prompt and not isinstance(prompt[0], int):  # a list of numbers is one prompt of token ids
             prompts = len(prompt)
     return min(n * prompts, MOST_SEQUENCES)
+
+
+def _most_tokens(parsed: _Body) -> int | None:
+    given = (parsed.max_tokens, parsed.max_completion_tokens, parsed.max_output_tokens)
+    return max((n for n in given if type(n) is int and n >= 0), default=None)
 
 
 def _look_at_usage(ask: Ask, parsed: _Body) -> None:

@@ -51,6 +51,8 @@ class Backend:
     url: URL
     gpus: list[str]
     configured_models: list[str] | None
+    authorization: bytes | None = field(default=None, repr=False)
+    """What the engine wants to see as Authorization."""
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The models it serves, each as it describes it."""
     up: bool | None = None
@@ -75,6 +77,7 @@ class Backend:
     @classmethod
     def of(cls, configured: settings.Backend, gpus: list[str], health: Health | None = None) -> Backend:
         backend = cls(configured.id, URL(str(configured.url)), gpus, None)
+        backend.authorization = configured.authorization()
         backend.passive = Passive(health or Health())
         backend.name_models(configured.models)
         return backend
@@ -85,6 +88,10 @@ class Backend:
         if named is not None:
             plain = {m: {"id": m, "object": "model", "owned_by": self.id} for m in named}
             self.models = {model: self.models.get(model, card) for model, card in plain.items()}
+
+    def credentials(self) -> dict[str, str]:
+        """Headers of a request of our own."""
+        return {} if self.authorization is None else {"authorization": self.authorization.decode()}
 
     def target(self, path: str, query: bytes) -> URL:
         base = str(self.url).rstrip("/")
@@ -151,7 +158,7 @@ class Changes:
     added: list[Backend]
     removed: list[Backend]
     changed: list[Backend]
-    """Same engine, other GPUs or models."""
+    """Same engine, other GPUs, models or key."""
 
 
 class Backends:
@@ -280,8 +287,10 @@ class Backends:
             if backend is None:
                 backend = Backend.of(one, gpus[one.id], self.health)
                 changes.added.append(backend)
-            elif (backend.gpus, backend.configured_models) != (gpus[one.id], one.models):
-                backend.gpus = gpus[one.id]
+            elif (backend.gpus, backend.configured_models, backend.authorization) != (
+                *(gpus[one.id], one.models, one.authorization()),
+            ):
+                backend.gpus, backend.authorization = gpus[one.id], one.authorization()
                 backend.name_models(one.models)
                 changes.changed.append(backend)
             now.append(backend)

@@ -118,7 +118,8 @@ class EngineMetrics:
         url = str(backend.target("/metrics", b""))
         body = bytearray()
         try:
-            async with asyncio.timeout(self._pace.timeout_s), client.stream("GET", url) as answer:
+            asking = client.stream("GET", url, headers=backend.credentials())
+            async with asyncio.timeout(self._pace.timeout_s), asking as answer:
                 if answer.status_code == 404:
                     raise Unusable("there is no /metrics")
                 if answer.status_code != 200:

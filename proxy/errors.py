@@ -2,9 +2,12 @@
 
     ApiError
     +- BadRequest            400  invalid_request_error
+    +- Unauthorized          401  invalid_request_error   code invalid_api_key
+    +- Forbidden             403  invalid_request_error   code permission_denied
     +- NotFound              404  not_found_error
     +- RequestTimeout        408  invalid_request_error   code request_timeout
     +- BodyTooLarge          413  invalid_request_error   code request_too_large
+    +- TooManyRequests       429  requests                code rate_limit_exceeded
     +- HeadTooLarge          431  invalid_request_error   code head_too_large
     +- NotSupported          501  invalid_request_error   code not_supported
     +- VersionNotSupported   505  invalid_request_error   code not_supported
@@ -32,7 +35,7 @@ class ApiError(Exception):
     """Base of the proxy's errors. Raise a subclass; the handlers below turn it into an answer."""
 
     status: ClassVar[int] = 500
-    kind: ClassVar[str] = "server_error"
+    kind: str = "server_error"
     default_code: ClassVar[str | None] = None
 
     def __init__(
@@ -65,6 +68,44 @@ class ApiError(Exception):
 class BadRequest(ApiError):
     status = 400
     kind = "invalid_request_error"
+
+
+class Unauthorized(ApiError):
+    status = 401
+    kind = "invalid_request_error"
+    default_code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        """A browser then asks for the key, as the password."""
+        return {"www-authenticate": 'Bearer realm="joulegate", Basic realm="joulegate"'}
+
+
+class Forbidden(ApiError):
+    status = 403
+    kind = "invalid_request_error"
+    default_code = "permission_denied"
+
+
+class TooManyRequests(ApiError):
+    """`kind` is what there is too much of, `reason` which limit was reached, for metrics. `again`: whether
+    trying again soon may help. `more` headers tell of the limits.
+    """
+
+    status = 429
+    kind = "requests"
+    default_code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, kind: str, code: str, reason: str, retry_after_s: float, again: bool = True
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+        self.kind, self.reason, self.again = kind, reason, again
+        self.more: dict[bytes, bytes] = {}
+
+    def headers(self) -> dict[str, str]:
+        """OpenAI's clients try a 429 again by themselves, unless `x-should-retry` tells them not to."""
+        more = {name.decode(): value.decode() for name, value in self.more.items()}
+        return super().headers() | more | ({} if self.again else {"x-should-retry": "false"})
 
 
 class NotFound(ApiError):

@@ -37,6 +37,7 @@ from proxy.wire.server import Connection
 from proxy.wire.turn import CONTINUE, Request
 
 if TYPE_CHECKING:
+    from proxy.access.gate import Holder
     from proxy.relay import Relay
 
 log = logging.getLogger(__name__)
@@ -54,10 +55,10 @@ JOBS = ("/v1/videos", "/v1/images", "/v1/files", "/v1/batches", "/v1/fine_tuning
 class Exchange:
     """A `Turn` on the client's connection and the `Caller` of lines to engines."""
 
-    __slots__ = ("_account", "_ask", "_backend", "_began_s", "_begun", "_body", "_body_bytes", "_connection",
-                 "_dispatched", "_forced", "_give_up", "_hints", "_line", "_over", "_passing", "_paused_s",
-                 "_relay", "_reply", "_request", "_sent_s", "_span", "_stale", "_streams_up", "_tried",
-                 "_upgrades")  # fmt: skip
+    __slots__ = ("_account", "_ask", "_backend", "_began_s", "_begun", "_body", "_body_bytes",
+                 "_connection", "_dispatched", "_forced", "_give_up", "_hints", "_holder", "_line",
+                 "_over", "_passing", "_paused_s", "_relay", "_reply", "_request", "_sent_s", "_span",
+                 "_stale", "_streams_up", "_tried", "_upgrades")  # fmt: skip
 
     def __init__(self, relay: Relay, connection: Connection, request: Request) -> None:
         self._relay, self._connection, self._request = relay, connection, request
@@ -78,13 +79,21 @@ class Exchange:
         self._account: Account
         self._hints: Hints
         self._span: Span | None = None
+        self._holder: Holder | None = None
+        """Whose key it came with, where keys are asked for."""
 
     # the client's side: Turn
 
     def begin(self) -> None:
         self._begun = True
         self._began_s = self._connection.loop.time()
-        request = self._request
+        request, gate = self._request, self._relay.gate
+        if gate is not None:
+            try:
+                self._holder = gate.know(request.headers)
+            except ApiError as refusal:  # before any of the body is taken
+                self._turn_away(refusal)
+                return
         if self._too_large(request.length or self._body_bytes):
             return
         if request.complete:
@@ -207,11 +216,23 @@ class Exchange:
         self._upgrades = (
             request.upgrade and (value_of(ask.headers, b"upgrade") or b"").lower() == b"websocket"
         )
+        if ask.body_user is not None:
+            ask.user_id = self._relay.user_of(ask.body_user)
+        if self._holder is not None:
+            self._holder.mark(ask)
         return ask
 
     def _dispatch(self) -> None:
         ask = self._understand()
         relay = self._relay
+        gate, holder = relay.gate, self._holder
+        try:
+            if gate is not None and holder is not None:
+                size = self._account.body_bytes
+                self._account.grant = gate.admit(holder, ask, size, tunnel=self._upgrades)
+        except ApiError as refusal:
+            self._turn_away(refusal)
+            return
         try:
             hints = relay.backends.hints(ask.headers, ask.body, length=self._account.body_bytes)
             backend = relay.backends.choose(ask.model, session=hints.session, prefix=hints.prefix)
@@ -243,7 +264,14 @@ class Exchange:
         ask, request, pool = self._ask, self._request, self._relay.pool(self._backend)
         assert ask is not None
         self._give_up, self._line = None, line
-        headers = engine_headers(ask, pool.authority, self._span, websocket=self._upgrades)
+        headers = engine_headers(
+            ask,
+            pool.authority,
+            self._span,
+            websocket=self._upgrades,
+            keyed=self._holder is not None,
+            own=self._backend.authorization,
+        )
         target = pool.prefix + ask.target
         if self._streams_up:
             parts = begun_request(request, target, headers, self._body.take())
@@ -395,6 +423,17 @@ class Exchange:
         self._release_backend(not is_failure(failure))
         self._account.move(other.id)
         self._try(other)
+
+    def _turn_away(self, error: ApiError) -> None:
+        """Not let in: no record is made of that, as whoever is not let in could fill the store with them."""
+        if self._ask is None:
+            self._understand()
+        account = self._account
+        account.status, account.http_status, account.closed = "rejected", error.status, True
+        self._over = True
+        write_error(self._reply, error, account.ask.request_id)
+        self._relay.finished(account, self._began_s)
+        self._connection.done(self)
 
     def _reject(self, error: ApiError) -> None:
         """Refused before it reached an engine; there is a record of that."""

@@ -11,7 +11,11 @@ class Observers:
     """Calls each in turn. Those may not raise: they run where the accountant does."""
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = listeners
+        self._listeners = list(listeners)
+
+    def add(self, listener: Listener) -> None:
+        """One more, heard after the others."""
+        self._listeners.append(listener)
 
     def event(self, event: AnyEvent) -> None:
         for listener in self._listeners:

@@ -45,11 +45,13 @@ class Passing(Protocol):
         """Put the error into the answer, if it can be; whether it was."""
 
 
-def answer_headers(answer: Answer, request_id: str) -> Headers:
-    """The engine's headers with our request id; the length is ours to say."""
+def answer_headers(answer: Answer, account: Account) -> Headers:
+    """The engine's headers with our request id, and what is left of limits; the length is ours to say."""
     drop = dropped(answer.headers)
     headers = [header for header in answer.headers if header[0] not in drop and header[0] != b"x-request-id"]
-    headers.append((b"x-request-id", request_id.encode("latin-1", "replace")))
+    headers.append((b"x-request-id", account.ask.request_id.encode("latin-1", "replace")))
+    if account.grant is not None:
+        headers += account.grant.headers()
     return headers
 
 
@@ -88,7 +90,7 @@ class StreamPassing:
             forced=forced and show != "always",
             show_usage=not forced or show == "always",
         )
-        headers = answer_headers(answer, account.ask.request_id)
+        headers = answer_headers(answer, account)
         reply.begin(answer.status, headers, length=None, reason=answer.reason)
 
     def pieces(self, data: bytes) -> None:
@@ -204,7 +206,7 @@ class DocumentPassing:
         record = account.record
         if record is not None and self._has_usage and self._show:
             body = splice(body, "energy", energy_json(record, self._pue))
-        headers = answer_headers(answer, account.ask.request_id)
+        headers = answer_headers(answer, account)
         self._reply.whole(answer.status, headers, body, reason=answer.reason)
 
     def broke_off(self, error: ApiError) -> bool:
@@ -252,7 +254,7 @@ class PlainPassing:
     def __init__(self, answer: Answer, reply: Reply, account: Account) -> None:
         self._reply, self._account, self._status = reply, account, answer.status
         self.pieces = reply.send
-        headers = answer_headers(answer, account.ask.request_id)
+        headers = answer_headers(answer, account)
         reply.begin(answer.status, headers, length=answer.length, reason=answer.reason)
 
     def over(self) -> None:

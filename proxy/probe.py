@@ -71,9 +71,10 @@ async def look(client: httpx.AsyncClient, backend: Backend, timeout_s: float, lo
 
 async def _ask(client: httpx.AsyncClient, backend: Backend, timeout_s: float) -> dict[str, dict[str, Any]]:
     """The models by id. Raises httpx.HTTPError, ValueError, KeyError, TypeError."""
-    alive = await client.get(str(backend.target("/health", b"")), timeout=timeout_s)
+    headers = backend.credentials()
+    alive = await client.get(str(backend.target("/health", b"")), timeout=timeout_s, headers=headers)
     if alive.status_code >= 500:
         alive.raise_for_status()
-    answer = await client.get(str(backend.target("/v1/models", b"")), timeout=timeout_s)
+    answer = await client.get(str(backend.target("/v1/models", b"")), timeout=timeout_s, headers=headers)
     answer.raise_for_status()
     return {str(item["id"]): item for item in answer.json()["data"]}

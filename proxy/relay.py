@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Protocol
 
+from proxy.access.gate import Gate
 from proxy.access_log import AccessLog
 from proxy.account import Account, Accounting
 from proxy.ask import Ask, header
@@ -41,8 +43,10 @@ class Relay:
         telemetry: Telemetry | None = None,
         traces: Arriving | None = None,
         access_log: AccessLog | None = None,
+        gate: Gate | None = None,
     ) -> None:
-        """`relayed`: whether a path is for an engine."""
+        """`relayed`: whether a path is for an engine. `gate`: lets requests in; None: all of them."""
+        self.gate, self._body_user = gate, settings.access.body_user
         self.backends, self.accountant = backends, accountant
         self.energy, self.timeouts = settings.energy, settings.timeouts
         self.pue = settings.pue
@@ -81,11 +85,19 @@ class Relay:
             self._traces.arriving(traceparent if span is None else span.traceparent)
         return span
 
+    def user_of(self, named: str) -> str | None:
+        """The user_id of a request whose body names this user."""
+        if self._body_user == "hash":
+            return sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return named if self._body_user == "plain" else None
+
     def finished(self, account: Account, began_s: float) -> None:
         """A request has ended, in whatever way: the one place for those who watch requests end.
 
         Those that are accounted for are heard from the accountant by all who care.
         """
+        if account.grant is not None:
+            account.grant.end(account.record, account.usage)
         if self._access_log is not None and not account.kept:
             self._access_log.plain(
                 request_id=account.ask.request_id,

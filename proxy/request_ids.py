@@ -8,7 +8,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.ask import header
 
-OWN = ("/health", "/ready", "/metrics", "/docs", "/redoc", "/openapi.json", "/v1/energy/", "/v1/models")
+OWN = ("/health", "/ready", "/metrics", "/docs", "/redoc", "/openapi.json", "/v1/energy/", "/v1/models",
+       "/v1/organization/", "/v1/keys", "/v1/limits")  # fmt: skip
 NAME = b"x-request-id"
 
 

@@ -13,10 +13,23 @@ HELD_BYTES = 65_536
 this size copying also costs less than a second system call."""
 
 
-def engine_headers(ask: Ask, authority: bytes, span: Span | None, *, websocket: bool) -> list[Header]:
-    """Encodings are refused where the answer must be read. `authority`: for a client that named no host."""
+CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
+"""What tells who the client is. It is joulegate's, where joulegate asks for keys."""
+
+
+def engine_headers(
+    ask: Ask, authority: bytes, span: Span | None, *, websocket: bool, keyed: bool, own: bytes | None
+) -> list[Header]:
+    """Encodings are refused where the answer must be read. `authority`: for a client that named no host.
+
+    `own`: the Authorization that the engine wants of joulegate. It, and `keyed`, keep the client's own here.
+    """
     drop = dropped(ask.headers)
     headers = [header for header in ask.headers if header[0] not in drop]
+    if keyed or own is not None:
+        headers = [header for header in headers if header[0] not in CREDENTIALS]
+        if own is not None:
+            headers.append((b"authorization", own))
     if ask.accounted:
         headers = [header for header in headers if header[0] != b"accept-encoding"]
     if value_of(headers, b"host") is None:

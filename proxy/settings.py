@@ -15,6 +15,7 @@ import yaml
 from pydantic import (
     AnyHttpUrl,
     Field,
+    SecretStr,
     ValidationError,
     field_validator,
     model_validator,
@@ -29,6 +30,7 @@ from pydantic_settings import (
     SettingsError as EnvError,
 )
 
+from proxy.settings_access import Access, is_loopback, read_secret
 from proxy.settings_base import Group
 from proxy.settings_billing import Billing, Carbon
 from proxy.settings_meters import Host, Meter, MeterSource
@@ -96,6 +98,28 @@ class Backend(Group):
         None, description="Models it serves; asked from its /v1/models when left out."
     )
     model_card: ModelCard | None = Field(None, description="What is known of its model.")
+    api_key: SecretStr | None = Field(
+        None, description="Key that the engine asks for; it replaces whatever a client sends as its own."
+    )
+    api_key_file: Path | None = Field(None, description="File with that key.")
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Backend:
+        if self.api_key is not None and self.api_key_file is not None:
+            raise ValueError("give api_key or api_key_file, not both")
+        self.authorization()
+        return self
+
+    def authorization(self) -> bytes | None:
+        """The header's value, where the engine wants one. Raises ValueError."""
+        secret = None if self.api_key is None else self.api_key.get_secret_value()
+        if self.api_key_file is not None:
+            secret = read_secret(self.api_key_file, "api_key_file")
+        if secret is None:
+            return None
+        if not (secret.isascii() and secret.isprintable()):
+            raise ValueError("the engine's key has to be printable ASCII")
+        return b"Bearer " + secret.encode()
 
     @field_validator("gpus", mode="before")
     @classmethod
@@ -221,6 +245,7 @@ class Settings(BaseSettings):
         description="Power usage effectiveness of the building: a factor on what is measured, kept apart from"
         " it. Unknown when left out.",
     )
+    access: Access = Access()
     billing: Billing = Billing()
     carbon: Carbon = Carbon()
     energy: Energy = Energy()
@@ -250,6 +275,17 @@ class Settings(BaseSettings):
         places = [m.url or m.source for m in self.meters]
         if again := sorted({p for p in places if places.count(p) > 1}):
             raise ValueError(f"meters: {again[0]} is named twice")
+        return self
+
+    @model_validator(mode="after")
+    def _not_open_by_mistake(self) -> Settings:
+        access = self.access
+        guarded = access.enabled or access.open_to_everyone_on_the_network
+        if not guarded and not is_loopback(self.server.host):
+            raise ValueError(
+                f"server.host: {self.server.host} can be reached from outside, and no key is asked for: set"
+                " access.enabled, or access.open_to_everyone_on_the_network if that is what you want"
+            )
         return self
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -75,7 +75,7 @@ def _type(annotation: Any) -> str:
     if origin is Annotated:
         return _type(parts[0])
     names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path"}
-    names[Decimal] = "number"
+    names[Decimal], names[SecretStr] = "number", "secret text"
     if annotation in names:
         return names[annotation]
     return "settings" if _group(annotation)[0] is not None else "URL"

@@ -30,6 +30,7 @@ from proxy.app import create_app
 from proxy.listening import listen, listen_first
 from proxy.meters import Found, FoundGpu, look, named
 from proxy.settings import Settings, SettingsError, load
+from proxy.settings_access import is_loopback
 from proxy.workers.crew import Crew
 
 DEFAULT_FILE = Path("joulegate.yaml")
@@ -246,6 +247,13 @@ def _listen(settings: Settings) -> socket.socket:
         raise click.ClickException(f"cannot listen on {where}: {error.strerror}") from error
 
 
+def _access(settings: Settings) -> str:
+    if settings.access.enabled:
+        return "with a key only (joulegate keys create)"
+    where = "this machine" if is_loopback(settings.server.host) else "THE NETWORK"
+    return f"no key is asked for: whoever reaches {settings.server.host} on {where} may use everything"
+
+
 def _banner(settings: Settings, gpus: list[FoundGpu], port: int) -> None:
     host = settings.server.host
     base = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -256,5 +264,6 @@ def _banner(settings: Settings, gpus: list[FoundGpu], port: int) -> None:
         click.echo(f"  GPU {gpu.gpu}: {gpu.device}")
     if not gpus:
         click.echo("  no GPU is measured: energies will be null")
+    click.echo(f"  access: {_access(settings)}")
     click.echo(f"  journal and store: {settings.data_dir}" + (" and SQL" if settings.database_url else ""))
     click.echo(f"  energy per request: {base}/v1/energy/requests   API: {base}/docs")

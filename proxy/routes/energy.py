@@ -20,6 +20,7 @@ from accounting.events import Status
 from accounting.records import RequestRecord
 from accounting.store.engine import CannotAnswer, StoreError
 from accounting.store.queries import Books, Cursor, Page, RequestFilter
+from proxy.access.surface import may_see
 from proxy.energy_views import BooksList, RequestList, RequestView, books_view, record_view
 from proxy.errors import ApiError, BadRequest, NotFound
 
@@ -94,7 +95,7 @@ def read_request(request: Request, id: str) -> dict[str, object]:
         record = _energy(request).request(id)
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
-    if record is None:
+    if record is None or not may_see(request.scope.get("state", {}), record):
         raise NotFound(f"no request has the id {id!r}", param="id")
     return record_view(record, _pue(request))
 

@@ -1,0 +1,276 @@
+"""Lets requests in: knows the key, checks what it may, reserves what the request is expected to use."""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+
+from accounting.access.keys import NO_LIMITS, Key, Keyring, digest, scope_name
+from accounting.access.spent import Periods, periods_of
+from accounting.store.sums import DAY_US
+from proxy.access import errors
+from proxy.access.expected import Expected, Size
+from proxy.access.grant import Grant
+from proxy.access.rate_headers import rate_headers
+from proxy.access.scope import Reason, Scope
+from proxy.ask import Ask, Headers
+from proxy.errors import ApiError, TooManyRequests
+
+SOON_S = 1.0
+"""When to try again where it depends on requests in flight."""
+
+
+@dataclass(slots=True)
+class Holder:
+    """Whoever presented a key. The admin has no key and no scopes."""
+
+    key: Key | None
+    scopes: Sequence[Scope] = ()
+    may_ask: Callable[[str], object] | None = None
+    """Whether it may use a model; None: all."""
+    counted: bool = False
+    """Whether tokens or joules are limited, so that all it does has to be counted."""
+
+    def mark(self, ask: Ask) -> None:
+        """Put down whom the request is for."""
+        key = self.key
+        if key is None:
+            return
+        ask.project, ask.api_key = key.project, key.id
+        ask.user_id = key.user_id or ask.user_id
+        if not (key.any_tenant and ask.tenant):
+            ask.tenant = key.project
+
+
+ADMIN = Holder(None)
+
+
+class Gate:
+    """`use` a keyring, then `know` and `admit`. Raises what is in `proxy/access/errors.py`."""
+
+    def __init__(
+        self,
+        now_us: Callable[[], int],
+        expected: Expected,
+        *,
+        admin: str | None,
+        output_tokens: int,
+        first_uj: int | None = None,
+    ) -> None:
+        """`admin`: digest of the admin key. `output_tokens`: of an answer of which nothing is known.
+        `first_uj`: what a request is expected to cost while nothing is known of its model; None: all that is
+        left, so that it goes alone.
+        """
+        self.now_us, self.expected = now_us, expected
+        self._admin, self._output_tokens, self._first_uj = admin, output_tokens, first_uj
+        self._holders: dict[str, tuple[Holder, int | None]] = {}
+        self.keyring = Keyring()
+        self.scopes: dict[str, Scope] = {}
+        self._of_key: dict[str, Sequence[Scope]] = {}
+        self._periods = periods_of(now_us())
+        self._day_ends_us = (self._periods.day + 1) * DAY_US
+        self.rejected: defaultdict[str, int] = defaultdict(int)
+        """By the limit that was reached, or the error's code."""
+        self.follow: Callable[[int, Grant], None] = lambda handle, grant: None
+        """Told of each request that was let in and started, with the accountant's handle."""
+
+    # keys
+
+    def use(self, keyring: Keyring) -> None:
+        """These are the keys and limits from now on; what is used counts on."""
+        now_us = self.now_us()
+        keys = {key.id: key for key in keyring.keys}
+        self._of_key = {key.id: self._scopes(key) for key in keyring.keys}
+        for name, scope in self.scopes.items():
+            scope.use(keyring.limits.get(name, NO_LIMITS), now_us)
+        holders = {id: self._holder(key) for id, key in keys.items()}
+        self._holders = {
+            secret.hash: (holders[secret.key], _first(secret.expires_us, keys[secret.key].expires_us))
+            for secret in keyring.secrets
+            if secret.key in keys and keys[secret.key].revoked_us is None
+        }
+        self.keyring = keyring
+
+    def _scopes(self, key: Key) -> Sequence[Scope]:
+        names = [scope_name("key", key.id), scope_name("project", key.project)]
+        if key.team is not None:
+            names.append(scope_name("team", key.team))
+        for name in names:
+            if name not in self.scopes:
+                self.scopes[name] = Scope(name, self._periods)
+        return [self.scopes[name] for name in names]
+
+    def _holder(self, key: Key) -> Holder:
+        scopes = self._of_key[key.id]
+        counted = any(s.limits_energy or s.tokens is not None for s in scopes)
+        patterns = key.models
+        may_ask = (
+            None if patterns is None else re.compile("|".join(map(translate, patterns)) or r"(?!)").match
+        )
+        return Holder(key, scopes, may_ask, counted)
+
+    def scopes_of(self, key: str) -> Sequence[Scope]:
+        """All that limits a key; none where nobody knows it."""
+        return self._of_key.get(key, ())
+
+    def know(self, headers: Headers) -> Holder:
+        """Whose key this is. Raises Unauthorized.
+
+        The presented key is hashed and the hash looked up: how long that takes says nothing of a key's
+        bytes.
+        """
+        try:
+            presented = presented_key(headers)
+            if presented is None:
+                raise errors.no_key()
+            hashed = digest(presented)
+            found = self._holders.get(hashed)
+            if found is not None and (found[1] is None or self.now_us() < found[1]):
+                return found[0]
+            if hashed == self._admin:
+                return ADMIN
+            raise errors.unknown_key()
+        except ApiError as refusal:
+            self._count(refusal)
+            raise
+
+    # requests
+
+    def admit(self, holder: Holder, ask: Ask, body_bytes: int, *, tunnel: bool = False) -> Grant:
+        """Reserve what the request is expected to use. Raises Forbidden, TooManyRequests."""
+        try:
+            return self._admit(holder, ask, body_bytes, tunnel)
+        except ApiError as refusal:
+            self._count(refusal)
+            if isinstance(refusal, TooManyRequests):
+                refusal.more = dict(rate_headers(self, holder.scopes))
+            raise
+
+    def _admit(self, holder: Holder, ask: Ask, body_bytes: int, tunnel: bool) -> Grant:
+        key = holder.key
+        if key is None:
+            raise errors.not_for_admin()
+        if holder.may_ask is not None:
+            if ask.model is None and (ask.accounted or tunnel):
+                raise errors.wrong_model(None)
+            if ask.model is not None and not holder.may_ask(ask.model):
+                raise errors.wrong_model(ask.model)
+        if tunnel and holder.counted:
+            raise errors.no_tunnel()
+        now_us = self.now_us()
+        if now_us >= self._day_ends_us:
+            self._next_day(now_us)
+        if not ask.accounted:
+            self._check(holder, 0, now_us)
+            return Grant(self, holder.scopes, None, 0, 0)
+        size = Size(ask.path, ask.model or "", body_bytes, ask.max_tokens, ask.sequences)
+        tokens = uj = 0
+        if holder.counted:
+            tokens = size.prompt_tokens + self.expected.answer_tokens(size, self._output_tokens)
+            uj = self._expected_uj(size, holder.scopes)
+        self._check(holder, tokens, now_us)
+        self._check_energy(holder.scopes, uj, now_us)
+        return Grant(self, holder.scopes, size, tokens, uj)
+
+    def _expected_uj(self, size: Size, scopes: Sequence[Scope]) -> int:
+        known = self.expected.uj(size)
+        if known is None:
+            known = self._first_uj
+        if known is not None:
+            return known
+        lefts = [left for scope in scopes if (left := scope.left_uj()) is not None]
+        return max(min(lefts), 1) if lefts else 0
+
+    def _check(self, holder: Holder, tokens: int, now_us: int) -> None:
+        for scope in holder.scopes:
+            limits = scope.limits
+            most = limits.parallel_requests
+            if most is not None and scope.parallel >= most:
+                raise errors.too_many("parallel", scope.name, most, SOON_S)
+            if scope.requests is not None and (wait_s := scope.requests.wait_s(1, now_us)) > 0:
+                raise errors.too_many("requests", scope.name, scope.requests.limit, wait_s)
+            if scope.tokens is not None and tokens and (wait_s := scope.tokens.wait_s(tokens, now_us)) > 0:
+                detail = f" This request may use {tokens}."
+                raise errors.too_many("tokens", scope.name, scope.tokens.limit, wait_s, detail)
+
+    def _check_energy(self, scopes: Sequence[Scope], uj: int, now_us: int) -> None:
+        for scope in scopes:
+            limits = scope.limits
+            for reason, limit_uj, spent_uj in (
+                ("joules_day", limits.uj_per_day, scope.day_uj),
+                ("joules_month", limits.uj_per_month, scope.month_uj),
+            ):
+                if limit_uj is None or spent_uj + scope.reserved_uj + uj <= limit_uj:
+                    continue
+                raise self._over(reason, scope, limit_uj, spent_uj, uj, now_us)  # type: ignore[arg-type]
+
+    def _over(
+        self, reason: Reason, scope: Scope, limit_uj: int, spent_uj: int, uj: int, now_us: int
+    ) -> ApiError:
+        detail = (
+            f" {spent_uj / 1e6:.6g} J are spent, {scope.reserved_uj / 1e6:.6g} J reserved for requests under"
+            f" way, and this one may cost {uj / 1e6:.6g} J."
+        )
+        if spent_uj + uj <= limit_uj and spent_uj < limit_uj:
+            return errors.too_many(reason, scope.name, limit_uj / 1e6, SOON_S, detail)
+        wait_s = self.ends_s(reason, now_us)
+        return errors.used_up(reason, scope.name, limit_uj / 1e6, wait_s, detail)
+
+    def ends_s(self, reason: Reason, now_us: int) -> float:
+        """How long this day or this month still lasts."""
+        day = self._periods.day + 1
+        if reason == "joules_month":
+            day = next_month(self._periods)
+        return (day * DAY_US - now_us) / 1e6
+
+    @property
+    def periods(self) -> Periods:
+        """The day and month that count now."""
+        return self._periods
+
+    def _next_day(self, now_us: int) -> None:
+        self._periods = periods_of(now_us)
+        self._day_ends_us = (self._periods.day + 1) * DAY_US
+        for scope in self.scopes.values():
+            scope.enter(self._periods)
+
+    def _count(self, refusal: ApiError) -> None:
+        reason = refusal.reason if isinstance(refusal, TooManyRequests) else refusal.code
+        self.rejected[reason or refusal.kind] += 1
+
+
+def next_month(periods: Periods) -> int:
+    """The day that the next month begins with."""
+    return periods_of((periods.month + 31) * DAY_US).month
+
+
+def presented_key(headers: Headers) -> bytes | None:
+    """From `Authorization`: `Bearer`, or `Basic` with it as the password (browsers); or from `x-api-key`."""
+    given = None
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, credentials = value.partition(b" ")
+            kind = scheme.lower()
+            if kind == b"bearer":
+                return credentials.strip()
+            if kind == b"basic":
+                return _password(credentials)
+        elif name == b"x-api-key" and given is None:
+            given = value
+    return given
+
+
+def _password(credentials: bytes) -> bytes | None:
+    try:
+        return b64decode(credentials, validate=True).partition(b":")[2]
+    except NotBase64:
+        return None
+
+
+def _first(one: int | None, other: int | None) -> int | None:
+    return other if one is None else one if other is None else min(one, other)

@@ -1,0 +1,93 @@
+"""Who may see joulegate's own routes, where keys are asked for.
+
+The admin key sees all. Any other key sees the requests, usage and costs of its own project, and the models:
+what is not listed here is for the admin. So a new route is closed until somebody opens it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qsl, quote, urlencode
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from accounting.records import RequestRecord
+from proxy.access import errors
+from proxy.access.gate import ADMIN, Gate, Holder
+from proxy.errors import ApiError, Forbidden
+from proxy.settings_access import Access
+
+HEALTH = ("/health", "/ready")
+METRICS = "/metrics"
+OPEN = frozenset(("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"))
+"""What joulegate can do is no secret."""
+
+ONE_REQUEST = "/v1/energy/requests/"
+"""These routes look themselves whether the request is of the project (`may_see`)."""
+
+MODELS = "/v1/models"
+OF_A_PROJECT = {
+    "/v1/energy/requests": "project",
+    "/v1/organization/usage/completions": "project_ids",
+    "/v1/organization/usage/embeddings": "project_ids",
+    "/v1/organization/usage/images": "project_ids",
+    "/v1/organization/usage/videos": "project_ids",
+    "/v1/organization/costs": "project_ids",
+}
+"""Lists, and the parameter that keeps each to a project."""
+
+
+class Surface:
+    """Middleware before the application's routes. Relayed requests do not come here (see wire/)."""
+
+    def __init__(self, app: ASGIApp, settings: Access, gate: Callable[[], Gate]) -> None:
+        self.app, self._settings, self._gate = app, settings, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._settings.enabled and not self._open(scope["path"]):
+            try:
+                holder = self._gate().know(scope["headers"])
+                scope.setdefault("state", {})["holder"] = holder
+                if holder is not ADMIN:
+                    narrow(scope, holder)
+            except ApiError as refusal:
+                answer = JSONResponse(refusal.body(), refusal.status, refusal.headers())
+                await answer(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _open(self, path: str) -> bool:
+        settings = self._settings
+        return (
+            path in OPEN
+            or (path in HEALTH and settings.health == "everyone")
+            or (path == METRICS and settings.metrics == "everyone")
+        )
+
+
+def narrow(scope: Scope, holder: Holder) -> None:
+    """Keep a question to the key's own project. Raises Forbidden."""
+    path, key = scope["path"], holder.key
+    assert key is not None
+    if scope["method"] not in ("GET", "HEAD"):
+        raise errors.admin_only()
+    if path == MODELS or path.startswith((MODELS + "/", ONE_REQUEST)):
+        return
+    name = OF_A_PROJECT.get(path)
+    if name is None:
+        raise errors.admin_only()
+    asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    others = {value for given, value in asked if given in (name, f"{name}[]")} - {key.project}
+    if others:
+        raise Forbidden("This key sees its own project only.", param=name)
+    kept = [(given, value) for given, value in asked if given not in (name, f"{name}[]")]
+    scope["query_string"] = urlencode([*kept, (name, key.project)], quote_via=quote).encode()
+
+
+def may_see(state: dict[str, object], record: RequestRecord) -> bool:
+    """Whether whoever asks may see this request. `state` is the request's, with its `holder`."""
+    holder = state.get("holder")
+    if not isinstance(holder, Holder) or holder.key is None:
+        return True
+    return record.project == holder.key.project

@@ -26,6 +26,9 @@ from accounting.events import (
     EngineCounters,
     EngineTimes,
     FirstToken,
+    JobStarted,
+    Media,
+    MediaTold,
     RequestFinished,
     RequestMoved,
     RequestStarted,
@@ -50,7 +53,17 @@ TICK_S = 0.05
 RECENT = 2_000
 """Settled records kept in memory, for whoever asks before the store has them."""
 
-Heard = ServiceStarted | ServiceEnded | RequestStarted | RequestMoved | FirstToken | Tick | RequestFinished
+Heard = (
+    ServiceStarted
+    | ServiceEnded
+    | RequestStarted
+    | RequestMoved
+    | MediaTold
+    | JobStarted
+    | FirstToken
+    | Tick
+    | RequestFinished
+)
 """What a worker says, and what is said of it."""
 
 
@@ -120,6 +133,8 @@ class Accountant:
     def attach(self, meter: Meter) -> None:
         """Read this meter from now on. Make it with `clock` as it is after `recover`."""
         self._meter = meter
+        if self.ledger.open_requests:
+            meter.set_busy(True)
 
     def tell(self, event: RequestTimes | EngineCounters) -> None:
         """What an engine told of itself or of a request."""
@@ -142,6 +157,7 @@ class Accountant:
         project: str | None = None,
         user_id: str | None = None,
         api_key: str | None = None,
+        media: Media | None = None,
     ) -> int:
         """A request goes to its backend now. Returns the handle for the calls below."""
         handle = self._next_handle
@@ -163,6 +179,7 @@ class Accountant:
             project=project,
             user_id=user_id,
             api_key=api_key,
+            media=media,
         )
         self._opened(event)
         return handle
@@ -179,6 +196,20 @@ class Accountant:
         now = self.clock.now_us()
         self._say_tick(now)
         self._say(RequestMoved(t_us=now, handle=handle, backend=backend))
+
+    def media(self, handle: int, media: Media) -> None:
+        """More is known of the images or videos that a request asks for."""
+        self._say(MediaTold(t_us=self.clock.now_us(), handle=handle, media=media))
+
+    def job(self, handle: int, job: str) -> None:
+        """The request goes on as a job of its backend: no `finish` follows, but an `end_job`."""
+        self.hear(JobStarted(t_us=self.clock.now_us(), handle=handle, job=job))
+        self._flush()
+
+    def end_job(self, event: RequestFinished) -> None:
+        """A job is over, as its backend says."""
+        self._say(event)
+        self._flush()
 
     def first(self, handle: int) -> None:
         """The first token came by."""
@@ -197,6 +228,7 @@ class Accountant:
         usage: Usage | None = None,
         times: EngineTimes | None = None,
         error: str | None = None,
+        goes_on: bool = False,
     ) -> RequestRecord | None:
         """The request is over: write that down, then return its record so far (provisional)."""
         now = self.clock.now_us()
@@ -212,6 +244,7 @@ class Accountant:
                 usage=usage,
                 times=times,
                 error=error,
+                goes_on=goes_on,
             )
         )
         self._flush()
@@ -229,7 +262,7 @@ class Accountant:
         if isinstance(event, RequestStarted):
             self._opened(event)
             return
-        if isinstance(event, RequestFinished):
+        if isinstance(event, RequestFinished | JobStarted):
             self._flying -= 1
         self._say(event)
 
@@ -248,8 +281,8 @@ class Accountant:
 
     @property
     def settled(self) -> bool:
-        """Whether no request is waiting for its final figure."""
-        return not self.ledger.open_requests
+        """Whether no request is waiting for its final figure, save those that go on without us."""
+        return self.ledger.open_requests <= self.ledger.lasting_jobs
 
     def tick(self) -> None:
         """Hand on what came since the last tick, settle what can be settled, keep the journal in size."""

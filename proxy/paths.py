@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from fastapi import FastAPI
 
 from proxy.backends import Backends
+from proxy.media.ask import is_media
 
 _ENGINE_TOOLS = ("/tokenize", "/detokenize", "/version", "/ping", "/load")
 _ENGINE_WORK = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
@@ -20,17 +21,19 @@ def own_paths(app: FastAPI) -> list[str]:
     return [path for path in app.openapi()["paths"] if path.startswith("/v1/")]
 
 
-def relayed(own: Sequence[str], backends: Backends) -> Callable[[str], bool]:
-    """Whether a path goes to an engine: its own routes under /v1 and a few others, less `own`.
+def relayed(own: Sequence[str], backends: Backends) -> Callable[[str, str], bool]:
+    """Whether a method and path go to an engine: its own routes under /v1 and a few others, less `own`.
 
     The models of a lone engine are told by the engine itself.
     """
     exact = frozenset(path for path in own if "{" not in path)
     beginnings = tuple(path[: path.index("{")] for path in own if "{" in path)
 
-    def decide(path: str) -> bool:
+    def decide(method: str, path: str) -> bool:
         if "%" in path:
             path = unquote(path)
+        if is_media(method, path):  # to begin one is an engine's work, to look after it is ours
+            return True
         if path.startswith("/v1/"):
             if path.startswith("/v1/models") and len(backends.all) == 1:
                 return True

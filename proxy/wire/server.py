@@ -34,11 +34,12 @@ class Front:
     def __init__(
         self,
         limits: Limits,
-        relayed: Callable[[str], bool],
+        relayed: Callable[[str, str], bool],
         relay: Callable[[Connection, Request], Turn],
         refuse: Callable[[Connection, Request, int, str], Turn],
     ) -> None:
-        """`relayed`: whether a path is for the relay; `relay` answers it; `refuse` answers with an error."""
+        """`relayed`: whether a method and path are for the relay; `relay` answers it; `refuse` answers with
+        an error."""
         self.limits, self.relayed, self.relay, self.refuse = limits, relayed, relay, refuse
         self.connections: set[Connection] = set()
         self.elsewhere: Callable[[Connection, Request], Turn] | None = None
@@ -314,7 +315,7 @@ class Connection(asyncio.Protocol):
         request.upgrade = self._parser.should_upgrade()
         if request.upgrade:
             request.keep_alive = False
-        if front.relayed(request.path):
+        if front.relayed(request.method, request.path):
             return front.relay(self, request)
         if front.elsewhere is not None:
             return front.elsewhere(self, request)

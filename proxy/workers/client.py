@@ -17,6 +17,9 @@ from accounting.clock import Clock
 from accounting.events import (
     EngineTimes,
     FirstToken,
+    JobStarted,
+    Media,
+    MediaTold,
     RequestFinished,
     RequestMoved,
     RequestStarted,
@@ -71,6 +74,7 @@ class RemoteAccountant:
         project: str | None = None,
         user_id: str | None = None,
         api_key: str | None = None,
+        media: Media | None = None,
     ) -> int:
         handle = self._next_handle
         self._next_handle += 1
@@ -93,6 +97,7 @@ class RemoteAccountant:
             project=project,
             user_id=user_id,
             api_key=api_key,
+            media=media,
         )
         self._out.append(event)
         return handle
@@ -101,6 +106,13 @@ class RemoteAccountant:
         now_us = self.clock.now_us()
         self._say_tick(now_us)
         self._out.append(RequestMoved(t_us=now_us, handle=handle, backend=backend))
+
+    def media(self, handle: int, media: Media) -> None:
+        self._out.append(MediaTold(t_us=self.clock.now_us(), handle=handle, media=media))
+
+    def job(self, handle: int, job: str) -> None:
+        self._out.append(JobStarted(t_us=self.clock.now_us(), handle=handle, job=job))
+        self._flush_soon()
 
     def first(self, handle: int) -> None:
         self._out.append(FirstToken(t_us=self.clock.now_us(), handle=handle))
@@ -117,6 +129,7 @@ class RemoteAccountant:
         usage: Usage | None = None,
         times: EngineTimes | None = None,
         error: str | None = None,
+        goes_on: bool = False,
     ) -> RequestRecord | None:
         """None always: the record comes later."""
         now_us = self.clock.now_us()
@@ -130,12 +143,16 @@ class RemoteAccountant:
             usage=usage,
             times=times,
             error=error,
+            goes_on=goes_on,
         )
         self._out.append(end)
+        self._flush_soon()
+        return None
+
+    def _flush_soon(self) -> None:
         if not self._going:  # what else ends in this turn of the loop goes with it
             self._going = True
             self._loop.call_soon(self.flush)
-        return None
 
     def find(self, request_id: str) -> RequestRecord | None:
         """None always: nothing is known here."""

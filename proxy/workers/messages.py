@@ -6,7 +6,15 @@ import pickle
 
 import msgspec
 
-from accounting.events import FirstToken, RequestFinished, RequestMoved, RequestStarted, Tick
+from accounting.events import (
+    FirstToken,
+    JobStarted,
+    MediaTold,
+    RequestFinished,
+    RequestMoved,
+    RequestStarted,
+    Tick,
+)
 from accounting.records import RequestRecord
 from proxy.access_log import Line
 from proxy.settings import Settings
@@ -68,6 +76,8 @@ FromWorker = (
     | Counts
     | RequestStarted
     | RequestMoved
+    | MediaTold
+    | JobStarted
     | FirstToken
     | RequestFinished
     | Tick

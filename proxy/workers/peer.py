@@ -9,6 +9,8 @@ import msgspec
 
 from accounting.events import (
     FirstToken,
+    JobStarted,
+    MediaTold,
     RequestFinished,
     RequestMoved,
     RequestStarted,
@@ -82,8 +84,11 @@ class Peer:
                 case RequestStarted():
                     self._open[message.handle] = message.request_id
                     accountant.hear(message)
-                case FirstToken() | RequestMoved():
+                case FirstToken() | RequestMoved() | MediaTold():
                     accountant.hear(message)
+                case JobStarted():
+                    if self._open.pop(message.handle, None) is not None:
+                        accountant.hear(message)  # from now on it is no worker's any more
                 case RequestFinished():
                     request_id = self._open.pop(message.handle, None)
                     if request_id is not None:
@@ -149,7 +154,10 @@ class Peer:
         self.loads = {}
         accountant = self._to.accountant
         for handle in self._open:
-            accountant.hear(RequestFinished(t_us=self._heard_us, handle=handle, status="lost", error=DIED))
+            lost = RequestFinished(
+                t_us=self._heard_us, handle=handle, status="lost", error=DIED, goes_on=True
+            )
+            accountant.hear(lost)
         self._open.clear()
         if self.begun:
             now_us = accountant.clock.now_us()

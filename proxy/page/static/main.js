@@ -7,11 +7,14 @@ import * as panels from "./panels.js";
 import { Points } from "./points.js";
 
 const PERIOD_MS = 2000;
+const MANY = 20000; // so many points are drawn anew less often: they change little
+const MANY_PERIOD_MS = 10000;
 const byId = (id) => document.getElementById(id);
 const points = new Points();
 let paused = false;
 let asking = false;
 let first = true;
+let scatteredMs = 0;
 
 const windowS = () => Number(byId("window").value);
 
@@ -45,6 +48,9 @@ function draw(devices, books, flows, changed) {
   if (changed || first) {
     panels.showNewest(rows, choose);
     charts.drawRate(byId("rate"), rows, windowS());
+  }
+  if (first || (changed && (rows.length < MANY || Date.now() - scatteredMs > MANY_PERIOD_MS))) {
+    scatteredMs = Date.now();
     const drawn = rows.slice(-Math.min(charts.MOST_POINTS, rows.length));
     charts.drawScatter(byId("scatter"), drawn, choose);
     const which = points.more || drawn.length < rows.length ? `The newest ${drawn.length.toLocaleString("en")} requests. ` : "";

@@ -2,8 +2,7 @@
 
 A step's duration and energy are known when it starts, so both ends of its piece of the curve are written
 then; a reader of the board in the middle of the step sees the power that the step draws. Steps follow one
-another at absolute times: a loop that wakes late starts the next step where the last one ended, and only a
-delay beyond `STALL_US` becomes a pause at idle power. Tokens are handed out when their step ends.
+another at absolute times (simulator/gpu/load.py). Tokens are handed out when their step ends.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
-import time
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import Protocol
 
 from simulator.cards import GpuCard, ModelCard
+from simulator.gpu.load import STALL_US, Curve, Load, Turns, now_us
 from simulator.metrics import Metrics
 from simulator.physics import CardPhysics, Physics
 from simulator.sampling import Answer, TextFilter
@@ -24,22 +23,9 @@ from simulator.scheduler import Scheduler, Sequence, State, Step
 from simulator.tokenizer import token_text
 from simulator.truth import Account, Truth, split
 
-STALL_US = 100_000
-"""How late a step may begin and still be dated back to the end of the last one."""
-
 TIME_NOISE = 0.01
 ENERGY_NOISE = 0.02
 """Standard deviations of the multiplicative noise on a step's time and energy. Chosen."""
-
-
-class Curve(Protocol):
-    """Where the true energy goes; `simulator.gpu.board.Board` is one. Monotonic us, cumulative uJ."""
-
-    def extend(self, gpu: int, t_us: int, energy_uj: int) -> None: ...
-
-    def energy_uj(self, gpu: int, t_us: int) -> int: ...
-
-    def last(self, gpu: int) -> tuple[int, int]: ...
 
 
 class Sink(Protocol):
@@ -50,11 +36,6 @@ class Sink(Protocol):
 
     def on_prefilled(self, run: Run) -> None:
         """A prefill-only run is done."""
-
-
-def now_us() -> int:
-    """CLOCK_MONOTONIC in microseconds, the board's clock."""
-    return time.monotonic_ns() // 1000
 
 
 @dataclass(eq=False, slots=True)
@@ -89,7 +70,8 @@ class Run:
 class Engine:
     """Serves runs on the GPUs `gpu_indices` of the curve. One event loop's; `run()` is its task.
 
-    `physics` says what a step takes; None: what the cards alone say.
+    `physics` says what a step takes; None: what the cards alone say. `turns` where another engine uses the
+    same GPUs.
     """
 
     def __init__(
@@ -105,34 +87,30 @@ class Engine:
         seed: int = 0,
         log_iterations: bool = False,
         stall_us: int = STALL_US,
+        turns: Turns | None = None,
     ) -> None:
         self.model = model
         self.gpu = gpu
         self.scheduler = scheduler
         self.metrics = metrics
-        self.truth = Truth()
-        self._curve = curve
-        self._gpus = list(gpu_indices)
-        self._physics = physics or CardPhysics(model, gpu, len(self._gpus))
+        self.truth: Truth[Account] = Truth()
+        self._load = Load(curve, gpu_indices, stall_us)
+        self._turns = turns or Turns()
+        self._physics = physics or CardPhysics(model, gpu, len(gpu_indices))
         self._random = random.Random(seed)
         self._log_iterations = log_iterations
-        self._stall_us = stall_us
         self._runs: dict[Sequence, Run] = {}
         self._work = asyncio.Event()
-        # An engine that was killed in a step may have left a point that still lies ahead.
-        self._end_us = max(now_us(), *(curve.last(index)[0] for index in self._gpus))
-        self._start_uj = [curve.energy_uj(index, self._end_us) for index in self._gpus]
-        self._energy_uj = list(self._start_uj)
 
     @property
     def curve_uj(self) -> int:
-        """Energy written to the curve since this engine came up, over all its GPUs."""
-        return sum(self._energy_uj) - sum(self._start_uj)
+        """Energy of the curve since this engine came up, over all its GPUs, without another engine's."""
+        return self._load.curve_uj
 
     @property
     def curve_end_us(self) -> int:
         """Monotonic time of the last point written; it lies ahead while a step runs."""
-        return self._end_us
+        return self._load.end_us
 
     def submit(self, run: Run) -> None:
         """Queue a run. Raises ValueError if it could outgrow the KV cache."""
@@ -155,12 +133,14 @@ class Engine:
                 idle = True
                 self._work.clear()
                 await self._work.wait()
-            late_us = max(0, now_us() - self._end_us)
-            start_us = self._end_us + (late_us if idle or late_us > self._stall_us else 0)
-            idle = False
-            step = self.scheduler.schedule()
-            self._begin(step, start_us)
-            await asyncio.sleep(max(0, self._end_us - now_us()) / 1e6)
+            async with self._turns:
+                if not self.scheduler.busy:  # all were aborted while another engine had the GPUs
+                    continue
+                start_us = self._load.next_us(idle)
+                idle = False
+                step = self.scheduler.schedule()
+                self._begin(step, start_us)
+                await asyncio.sleep(max(0, self._load.end_us - now_us()) / 1e6)
             self._hand_out(step)
 
     def _begin(self, step: Step, start_us: int) -> None:
@@ -172,15 +152,8 @@ class Engine:
         cost = self._physics.step(contexts, chunks)
         time_us = max(1, round(1e6 * cost.time_s * self._noise(TIME_NOISE)))
         energy_uj = round(1e6 * cost.energy_j * self._noise(ENERGY_NOISE))
-        for position, part_uj in enumerate(split(energy_uj, [1.0] * len(self._gpus))):
-            gpu = self._gpus[position]
-            begin_uj = self._curve.energy_uj(gpu, start_us)
-            self.truth.idle_uj += begin_uj - self._energy_uj[position]
-            if start_us > self._end_us:  # the board itself went on at idle power up to here
-                self._curve.extend(gpu, start_us, begin_uj)
-            self._energy_uj[position] = begin_uj + part_uj
-            self._curve.extend(gpu, start_us + time_us, begin_uj + part_uj)
-        self._end_us = start_us + time_us
+        self._load.draw(start_us, time_us, energy_uj)
+        self.truth.idle_uj = self._load.idle_uj
         shares = split(energy_uj, cost.decode_j + cost.prefill_j)
         for sequence, share_uj in zip(step.decode, shares, strict=False):
             self._runs[sequence].account.decode_uj += share_uj
@@ -209,7 +182,7 @@ class Engine:
     def _hand_out(self, step: Step) -> None:
         """The step is over: draw tokens, end what has ended, tell the sinks."""
         runs = self._runs
-        t_us = max(self._end_us, now_us())
+        t_us = max(self._load.end_us, now_us())
         for sequence in self.scheduler.complete(step, lambda s: runs[s].answer.next_token()):
             run = runs[sequence]
             if sequence.limit == 0:

@@ -10,7 +10,8 @@ import asyncio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from simulator.engine import Engine, Run, now_us
+from simulator.engine import Engine, Run
+from simulator.gpu.load import now_us
 from simulator.openai import Ask, Wire, body
 from simulator.truth import Account
 

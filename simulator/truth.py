@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 KEEP = 100_000
 """Ended requests that are remembered; the oldest are folded into `forgotten_uj`."""
 
 _serial = count()
+
+
+def new_serial() -> int:
+    """Accounts are told apart by it: request ids need not be unique."""
+    return next(_serial)
 
 
 @dataclass(eq=False, slots=True)
@@ -36,7 +41,7 @@ class Account:
     preemptions: int = 0
     prefill_uj: int = 0
     decode_uj: int = 0
-    serial: int = field(default_factory=lambda: next(_serial))
+    serial: int = field(default_factory=new_serial)
 
     @property
     def energy_uj(self) -> int:
@@ -46,16 +51,32 @@ class Account:
         return {**asdict(self), "energy_uj": self.energy_uj}
 
 
-class Truth:
+class AnyAccount(Protocol):
+    """What every account of a request has."""
+
+    request_id: str
+    state: str
+
+    @property
+    def serial(self) -> int: ...
+
+    @property
+    def energy_uj(self) -> int: ...
+
+
+A = TypeVar("A", bound=AnyAccount)
+
+
+class Truth(Generic[A]):
     """Accounts of requests, and the idle energy beside them."""
 
     def __init__(self) -> None:
-        self._accounts: OrderedDict[int, Account] = OrderedDict()
+        self._accounts: OrderedDict[int, A] = OrderedDict()
         self.idle_uj = 0
         self.forgotten_uj = 0
         self.steps = 0
 
-    def open(self, account: Account) -> None:
+    def open(self, account: A) -> None:
         self._accounts[account.serial] = account
         if len(self._accounts) > KEEP:
             oldest = next(iter(self._accounts.values()))
@@ -68,7 +89,7 @@ class Truth:
         """Energy of all requests so far, the forgotten ones included."""
         return self.forgotten_uj + sum(account.energy_uj for account in self._accounts.values())
 
-    def find(self, request_id: str | None = None) -> list[Account]:
+    def find(self, request_id: str | None = None) -> list[A]:
         """Accounts in the order of arrival, all or those with this id (ids need not be unique)."""
         return [a for a in self._accounts.values() if request_id is None or a.request_id == request_id]
 

@@ -120,8 +120,8 @@ class UsageReport:
         width_us = BUCKET_US[question.bucket]
         making = self._making(question)
         found: dict[int, dict[Key, Sums]] = defaultdict(lambda: defaultdict(Sums))
-        for row in self._rows(question):
-            group, t_us = row.group, row.bucket_us or 0
+        for t_us, row in self._rows(question):
+            group = row.group
             project = project_of(group["project"], group["tenant"])
             told = {
                 "project_id": project,
@@ -140,11 +140,8 @@ class UsageReport:
             t_us: {key: found[t_us][key] for key in sorted(found[t_us], key=_order)} for t_us in sorted(found)
         }
 
-    def _rows(self, question: Question) -> Iterator[UsageRow]:
-        """Rows as fine as prices and factors are: by hour, project and model."""
-        bucket: Bucket = "minute" if question.bucket == "minute" else "hour"
-        if question.bucket == "day" and not self._by_the_hour:
-            bucket = "day"
+    def _rows(self, question: Question) -> Iterator[tuple[int, UsageRow]]:
+        """Rows as fine as prices and factors are, by project and model too, and when each begins."""
         filters: dict[Dimension, Sequence[str | bool | None]] = {"status": COUNTED}
         given: list[tuple[Dimension, Collection[str] | None]] = [
             ("user_id", question.users),
@@ -156,17 +153,32 @@ class UsageReport:
         groups: list[Dimension] = ["route", "project", "tenant", "model"]
         named: dict[Group, Dimension] = {"user_id": "user_id", "api_key_id": "api_key", "size": "media_size"}
         groups += [named[name] for name in question.group_by if name in named]
-        yield from by_parts(
+        bucket = question.bucket
+        if bucket == "day" and self._intensity.varies:
+            bucket = "hour"
+        elif bucket == "day" and any(tariff.windows for tariff in self._terms.tariffs.tariffs):
+            # A few stretches a day are far fewer rows than its hours.
+            for t0_us, t1_us in self._stretches(question.start_us, question.end_us):
+                for row in self._usage.usage(t0_us, t1_us, None, groups, filters):
+                    yield t0_us, row
+            return
+        for row in by_parts(
             lambda t0_us, t1_us: self._usage.usage(t0_us, t1_us, bucket, groups, filters),
             question.start_us,
             question.end_us,
             BUCKET_US[bucket],
-        )
+        ):
+            yield row.bucket_us or 0, row
 
-    @property
-    def _by_the_hour(self) -> bool:
-        tariffs = self._terms.tariffs.tariffs
-        return self._intensity.varies or any(tariff.windows for tariff in tariffs)
+    def _stretches(self, start_us: int, end_us: int) -> Iterator[tuple[int, int]]:
+        """The hours of a time, put together within a day as long as no rate changes."""
+        begun_us = start_us
+        for t_us in range(start_us + HOUR_US, end_us, HOUR_US):
+            rates = self._terms.tariffs.rates
+            if t_us % DAY_US == 0 or rates(t_us) != rates(t_us - HOUR_US):
+                yield begun_us, t_us
+                begun_us = t_us
+        yield begun_us, end_us
 
     def _price(self, entry: Sums, row: UsageRow, t_us: int, who: Who, making: Mapping[int, int]) -> None:
         terms, used = self._terms, row.usage

@@ -246,6 +246,16 @@ def test_hours_and_minutes_are_buckets_as_well(url: str) -> None:
     assert minutes["data"][0]["results"][0]["cost"] == {"value": 1.2, "currency": "eur"}
 
 
+def test_a_day_is_the_sum_of_its_hours_at_every_price(url: str) -> None:
+    def sums(width: str) -> tuple[int, float]:
+        asked = {"end_time": DAY_S + 86_400, "bucket_width": width, "group_by": ["project_id", "model"]}
+        found = [r for part in results(page(url, "usage/completions", **asked)) for r in part]
+        costs = sum(r["cost"]["value"] for r in found if r["cost"] is not None)
+        return sum(r["energy_uj"] or 0 for r in found), round(costs, 9)
+
+    assert sums("1d") == sums("1h") == (4 * KWH_UJ, 1.6)
+
+
 @pytest.mark.parametrize(("width", "usual", "most"), [("1d", 7, 31), ("1h", 24, 168), ("1m", 60, 1440)])
 def test_limits_are_openai_s(url: str, width: str, usual: int, most: int) -> None:
     query: dict[str, Any] = {"start_time": 0, "bucket_width": width}

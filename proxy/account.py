@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from accounting.clock import Clock
 from accounting.events import EngineTimes, Status, Usage
 from accounting.records import RequestRecord
-from proxy.access.grant import Grant
 from proxy.ask import Ask
+
+if TYPE_CHECKING:
+    from proxy.access.grant import Grant
 
 
 class Accounting(Protocol):

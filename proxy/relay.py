@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from hashlib import sha256
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from proxy.access.gate import Gate
 from proxy.access_log import AccessLog
 from proxy.account import Account, Accounting
 from proxy.ask import Ask, header
@@ -22,6 +21,9 @@ from proxy.wire.pool import Pool
 from proxy.wire.server import Connection, Front
 from proxy.wire.sweep import Watched, period_s, sweep
 from proxy.wire.turn import Request, Turn
+
+if TYPE_CHECKING:  # workers have no use for what it imports
+    from proxy.access.gate import Gate
 
 
 class Arriving(Protocol):

@@ -1,0 +1,199 @@
+"""What a client sees of a worker, and what the main process does about one that hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from select import select
+
+import httpx
+import pytest
+
+from simulator.process import SimulatedEngine
+from tests.proxy.collector import Collector
+from tests.proxy.replicas import reload
+from tests.proxy.stack import CHAT, Stack, chat, error_of, events, running, until
+from tests.proxy.workers.test_many import several, sources, workers
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ports are shared as Linux shares them")
+
+CLIENTS = 16
+"""Connections, so that with near certainty each of two processes gets some."""
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def stack(
+    simulated: SimulatedEngine, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("workers")
+    settings = several(
+        simulated,
+        workers=2,
+        telemetry={"enabled": True, "endpoint": collector.url},
+        access_log={"enabled": True, "path": str(directory / "access.log")},
+    )
+    with running(directory, settings) as one:
+        yield one
+
+
+@pytest.fixture
+def clients(stack: Stack) -> Iterator[list[httpx.Client]]:
+    """Clients with a connection each."""
+    with ExitStack() as open_ones:
+        yield [
+            open_ones.enter_context(httpx.Client(base_url=stack.proxy.url, timeout=30.0))
+            for _ in range(CLIENTS)
+        ]
+
+
+def test_every_process_answers_alike(stack: Stack, clients: list[httpx.Client]) -> None:
+    for number, client in enumerate(clients):
+        named = {"x-request-id": f"alike {number}"}
+        answer = client.post(CHAT, json=chat(), headers=named).json()
+        assert answer["energy"]["state"] == "provisional"
+        assert answer["energy"]["energy_joules"] > 0
+        body = chat(stream=True, stream_options={"include_usage": True})
+        last = events(client.post(CHAT, json=body, headers=named).text)[-1]
+        assert last["energy"]["request_id"] == f"alike {number}"
+        assert last["energy"]["energy_joules"] > 0
+        assert client.get(f"/v1/energy/requests/alike {number}").json()["request_id"] == f"alike {number}"
+        assert client.get("/ready").status_code == 200
+        assert error_of(client.get("/nothing/here"))["message"] == "there is no /nothing/here here"
+        nothing = client.head("/nothing/here")
+        assert (nothing.status_code, nothing.content) == (404, b"")
+    assert set(sources(stack.proxy.data_dir)) == {0, 1}
+
+
+def test_spans_and_lines_of_all_processes_are_written(
+    stack: Stack, clients: list[httpx.Client], collector: Collector
+) -> None:
+    for number, client in enumerate(clients):
+        parent = f"{number + 1:016x}"
+        headers = {"x-request-id": f"traced {number}", "traceparent": f"00-{'ab' * 16}-{parent}-01"}
+        assert client.post(CHAT, json=chat(), headers=headers).status_code == 200
+        plain = {"x-request-id": f"plain {number}"}
+        assert client.post("/tokenize", json={"prompt": "x"}, headers=plain).status_code == 200
+    for number in range(CLIENTS):
+        span = until(lambda n=number: collector.span(f"traced {n}"), "the span is there")  # type: ignore[misc]
+        assert span["parentSpanId"] == f"{number + 1:016x}"
+    wanted = {f"{kind} {number}" for kind in ("plain", "traced") for number in range(CLIENTS)}
+    log = stack.proxy.directory / "access.log"
+
+    def lines() -> set[str]:
+        return {json.loads(line)["request_id"] for line in log.read_text().splitlines()}
+
+    until(lambda: wanted <= lines(), "a line for each")
+
+
+class Raw:
+    """A stream asked for over a plain socket, so that every byte of the answer is seen."""
+
+    def __init__(self, url: str, max_tokens: int = 6) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        asked = chat(stream=True, stream_options={"include_usage": True}, max_tokens=max_tokens)
+        body = json.dumps(asked).encode()
+        self.socket = socket.create_connection((host, int(port)))
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        self.socket.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.socket.setblocking(False)
+        self.got = b""
+
+    def read(self) -> bytes:
+        """All that has come."""
+        while select([self.socket], [], [], 0)[0] and (piece := self.socket.recv(65_536)):
+            self.got += piece
+        return self.got
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is closed before the answer's end."""
+        try:
+            begin = len(self.got)
+            closed = bool(select([self.socket], [], [], 0)[0]) and len(self.read()) == begin
+        except ConnectionResetError:
+            closed = True
+        return closed and not self.got.endswith(b"0\r\n\r\n")
+
+
+def test_an_end_waits_for_the_journal_and_its_energy_for_a_second(stack: Stack) -> None:
+    os.kill(stack.proxy.pid, signal.SIGSTOP)
+    try:
+        streams = [Raw(stack.proxy.url) for _ in range(CLIENTS)]
+
+        def shown() -> list[Raw]:
+            return [one for one in streams if b"data: [DONE]" in one.read()]
+
+        theirs = until(shown, "the worker shows the ends of its streams without energy")
+        assert not any(one.read().endswith(b"0\r\n\r\n") for one in streams)
+    finally:
+        os.kill(stack.proxy.pid, signal.SIGCONT)
+    for one in streams:
+        until(lambda one=one: one.read().endswith(b"0\r\n\r\n"), "the end")  # type: ignore[misc]
+        one.socket.close()
+    for one in theirs:
+        assert b'"energy":{"energy_joules":null' in one.got
+        assert b'"state":"pending"' in one.got
+    ours = [one for one in streams if one not in theirs]
+    assert all(b'"state":"provisional"' in one.got for one in ours if b"[DONE]" in one.got)
+
+
+def test_books_go_on_without_a_worker_that_hangs_and_it_is_replaced(stack: Stack) -> None:
+    hung = workers(stack)[1]
+    streams = [Raw(stack.proxy.url, max_tokens=3_000) for _ in range(CLIENTS)]
+    until(lambda: all(one.read() for one in streams), "all streams have begun")
+    os.kill(hung, signal.SIGSTOP)
+    with served_by_main(stack) as client:
+        named = {"x-request-id": "meanwhile"}
+        assert client.post(CHAT, json=chat(), headers=named).status_code == 200
+        until(
+            lambda: client.get("/v1/energy/requests/meanwhile").json()["state"] == "final",
+            "the others' books go on",
+        )
+        assert workers(stack)[1] == hung
+        until(lambda: workers(stack)[1] != hung, "another worker is there")
+    assert f"worker 1 (process {hung}) says nothing: it is ended" in stack.proxy.log.read_text()
+    broken = until(lambda: [one for one in streams if one.broken], "its streams are broken off")
+    assert len(broken) < len(streams)
+    until(lambda: ends(stack, "lost") == len(broken), "what it had in flight is lost")
+    for one in streams:
+        one.socket.close()
+
+
+@contextmanager
+def served_by_main(stack: Stack) -> Iterator[httpx.Client]:
+    """A client with a connection to a process that answers, of which there is only one."""
+    while True:
+        with httpx.Client(base_url=stack.proxy.url, timeout=1.0) as client:
+            try:
+                client.get("/health")
+            except httpx.ReadTimeout:
+                continue
+            client.timeout = 30.0
+            yield client
+            return
+
+
+def ends(stack: Stack, status: str) -> float:
+    with served_by_main(stack) as client:
+        lines = client.get("/metrics").text.splitlines()
+    told = [line for line in lines if line.startswith("joulegate_requests_total") and f'"{status}"' in line]
+    return sum(float(line.rpartition(" ")[2]) for line in told)
+
+
+def test_changed_settings_reach_every_process(stack: Stack, clients: list[httpx.Client]) -> None:
+    reload(stack, "settings reloaded: energy.in_answers", energy={"in_answers": False})
+    until(
+        lambda: not any("energy" in client.post(CHAT, json=chat()).json() for client in clients),
+        "no process shows energy",
+    )

@@ -23,6 +23,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 
 from accounting.records import Correction, Output, RequestRecord
 from accounting.store.engine import StoreAway, StoreError, migrate, reason, store_errors, writing
+from accounting.store.note import Note
 from accounting.store.outbox import PAGE_OUTPUTS, Outbox
 from accounting.store.progress import Progress, happened_us, move_progress, read_progress
 from accounting.store.retention import deleted_before_us
@@ -66,7 +67,7 @@ class StoreWriter:
         """
         self._engine = engine
         self._journal_id = stored_text(journal_id)
-        self._note = None if directory is None else directory / "stored-segment"
+        self._note = Note(directory)
         self._spill = None if directory is None else Spill(directory)
         self._again, self._prepared = again, prepared
         if self._spill is not None:
@@ -164,17 +165,11 @@ class StoreWriter:
         except StoreAway:
             if self._prepared:
                 raise
-            return self._noted()
+            return self._note.read()
         with self._changed:
             if self._progress is None:
                 self._progress = found or Progress(0, 0)
         return None if found is None else found.segment
-
-    def _noted(self) -> int | None:
-        if self._note is None or not self._note.exists():
-            return None
-        text = self._note.read_text().strip()
-        return int(text) if text.isdigit() else None
 
     # The thread.
 
@@ -184,7 +179,7 @@ class StoreWriter:
                 outputs, segment, puts = batch
                 if not self._store_for_sure(outputs, segment):
                     return
-                self._write_note(segment)
+                self._note.write(segment)
                 with self._changed:
                     self._pending -= len(outputs)
                     self._puts_stored += puts
@@ -218,17 +213,6 @@ class StoreWriter:
             segment, puts = max(reached for _, reached in taken), len(taken)
         self._busy = len(outputs) > FEW_OUTPUTS
         return outputs, segment, puts
-
-    def _write_note(self, segment: int) -> None:
-        if self._note is None or segment == self._stored_segment:
-            return
-        part = self._note.with_suffix(".part")
-        try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(f"{segment}\n")
-            part.rename(self._note)
-        except OSError as error:  # an older note only makes a restart replay more
-            log.warning("store: cannot note how far all is stored (%s)", error)
 
     def _store_for_sure(self, outputs: Sequence[Output], segment: int) -> bool:
         """Try until it works; False when told to stop before."""
@@ -271,7 +255,7 @@ class StoreWriter:
         with self._engine.connect() as connection:
             found = read_progress(connection, self._journal_id) or Progress(0, 0)
             self._deleted = {what: deleted_before_us(connection, what) for what in ("requests", "books")}
-        expected = self._progress or Progress(self._noted() or 0, 0)
+        expected = self._progress or Progress(self._note.read() or 0, 0)
         if found.segment < expected.segment or found.outputs < expected.outputs:
             had, has = tuple(expected), tuple(found)
             log.warning("store: the database has (segment, outputs) %s of the %s that it had", has, had)

@@ -26,6 +26,9 @@ OPEN = frozenset(("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"))
 ONE_REQUEST = "/v1/energy/requests/"
 """These routes look themselves whether the request is of the project (`may_see`)."""
 
+VIDEOS, IMAGES = "/v1/videos", "/v1/images/"
+"""These too (proxy/routes/videos.py): to see to a job, and to delete it."""
+
 MODELS = "/v1/models"
 OF_A_PROJECT = {
     "/v1/energy/requests": "project",
@@ -70,6 +73,8 @@ def narrow(scope: Scope, holder: Holder) -> None:
     """Keep a question to the key's own project. Raises Forbidden."""
     path, key = scope["path"], holder.key
     assert key is not None
+    if path == VIDEOS or path.startswith((VIDEOS + "/", IMAGES)):
+        return
     if scope["method"] not in ("GET", "HEAD"):
         raise errors.admin_only()
     if path == MODELS or path.startswith((MODELS + "/", ONE_REQUEST)):

@@ -58,7 +58,7 @@ def main(full: bool, requests: int | None) -> None:
             f"{cores} cores ({platform.processor() or platform.machine()}), load {busy:.1f} at the start."
         )
         today = datetime.now(UTC).date()
-        (DOCS / "store-figures.md").write_text(report.page(found, machine, today))
+        (DOCS / "store-figures.md").write_text(report.page(found, machine, today, " ".join(sys.argv[1:])))
     told = {"benchmark": "store", "load": busy, "without_postgres": without, "missed": missed}
     click.echo(json.dumps({**told, "figures": [asdict(one) for one in found]}))
     sys.exit(1 if missed else 0)

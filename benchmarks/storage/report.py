@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.storage.measure import Figures
 
-COMMAND = "python -m benchmarks.store --full"
+COMMAND = "python -m benchmarks.store"
 AIM_PER_S = {"sqlite": 5_000.0, "postgresql": 3_000.0}
 """Requests that one core writes in a second, the server's work included. (10,000 into PostgreSQL would be a
 good figure; its dozen indexes alone take more of a core than that leaves.)"""
@@ -63,12 +63,12 @@ def show(all_figures: Sequence[Figures]) -> None:
     console.print(table)
 
 
-def page(all_figures: Sequence[Figures], machine: str, today: date) -> str:
+def page(all_figures: Sequence[Figures], machine: str, today: date, options: str) -> str:
     names = [one.database for one in all_figures]
     lines = [
         "# What the store costs",
         "",
-        f"Written by `{COMMAND}` on {today.isoformat()}. {machine}",
+        f"Written by `{COMMAND} {options}` on {today.isoformat()}. {machine}",
         "",
         "Requests of thirty days, five models, ten keys, each with one share; written in transactions of"
         " 2,000 as the service does, with their sums by hour and day. PostgreSQL runs on the same machine,"

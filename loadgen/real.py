@@ -42,7 +42,7 @@ def load(name: str, split: str, config: str | None = None, download: bool = Fals
     if not download:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
-        import datasets  # type: ignore[import-not-found, unused-ignore]
+        import datasets
     except ModuleNotFoundError as error:
         raise DataError("real data need the extra: pip install joulegate[datasets]") from error
     path = Path(name)

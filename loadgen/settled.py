@@ -6,12 +6,13 @@ An answer's own figure is provisional: the GPU's counter has not caught up when 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Collection
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlencode
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 PATH = "/v1/energy/requests"
 WAIT_S = 30.0
@@ -49,7 +50,13 @@ def joules(
         time.sleep(POLL_S)
 
 
+def authorization() -> dict[str, str]:
+    """The header with the key of OPENAI_API_KEY; empty without one."""
+    key = os.environ.get("OPENAI_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
 def _get(url: str) -> dict[str, Any]:
-    with urlopen(url, timeout=30.0) as answer:
+    with urlopen(Request(url, headers=authorization()), timeout=30.0) as answer:
         loaded: dict[str, Any] = json.load(answer)
     return loaded

@@ -209,6 +209,7 @@ class OpenAIUser(FastHttpUser):
     def _post(self, ask: Ask, name: str) -> ResponseContextManager:
         headers = {"x-request-id": name, "x-joulegate-tenant": f"loadgen-{self.kind}"}
         headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
+        headers |= settled.authorization()
         options: dict[str, Any] = {"catch_response": True, "stream": bool(ask.body.get("stream"))}
         body = json.dumps(ask.body)
         return self.client.request("POST", ask.path, name=self.kind, data=body, headers=headers, **options)
@@ -231,13 +232,17 @@ class OpenAIUser(FastHttpUser):
         at, name = f"{VIDEOS}/{job['id']}", f"{self.kind} job"
         while job.get("status") in ("queued", "in_progress"):
             gevent.sleep(JOB_POLL_S)
-            with self.client.request("GET", at, name=name, catch_response=True) as answer:
+            with self._get(at, name) as answer:
                 answer.raise_for_status()
                 job = json.loads(answer.text or "")
         if job.get("status") == "completed":
-            with self.client.request("GET", f"{at}/content", name=name, catch_response=True) as answer:
+            with self._get(f"{at}/content", name) as answer:
                 answer.raise_for_status()
         return job
+
+    def _get(self, path: str, name: str) -> ResponseContextManager:
+        headers = settled.authorization()
+        return self.client.request("GET", path, name=name, headers=headers, catch_response=True)
 
     def _keep(self, row: Row, seen: stream.Streamed, began_s: float, unix_s: float) -> None:
         """Write the row, also of a request that was broken off; count and note the rest of one that was

@@ -22,8 +22,8 @@ METHOD = (
 
 
 @click.command()
-@click.argument("old", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("new", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
 @click.option("--all", "every", is_flag=True, help="Also changes that may be chance.")
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
 @click.option(

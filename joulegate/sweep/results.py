@@ -151,8 +151,8 @@ def write_parquet(path: Path, table: Table) -> bool:
     """False where pyarrow is not installed."""
     if find_spec("pyarrow") is None:
         return False
-    import pyarrow  # type: ignore[import-not-found, unused-ignore]
-    import pyarrow.parquet  # type: ignore[import-not-found, unused-ignore]
+    import pyarrow
+    import pyarrow.parquet
 
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(table), path)
     return True

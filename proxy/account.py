@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from accounting.clock import Clock
-from accounting.events import EngineTimes, Status, Usage
+from accounting.events import EngineTimes, Media, Status, Usage
 from accounting.records import RequestRecord
 from proxy.ask import Ask
 
@@ -34,9 +34,12 @@ class Accounting(Protocol):
         project: str | None = None,
         user_id: str | None = None,
         api_key: str | None = None,
+        media: Media | None = None,
     ) -> int: ...
 
     def move(self, handle: int, backend: str) -> None: ...
+    def media(self, handle: int, media: Media) -> None: ...
+    def job(self, handle: int, job: str) -> None: ...
     def first(self, handle: int) -> None: ...
     def tokens(self, handle: int, count: int) -> None: ...
 
@@ -49,6 +52,7 @@ class Accounting(Protocol):
         usage: Usage | None = None,
         times: EngineTimes | None = None,
         error: str | None = None,
+        goes_on: bool = False,
     ) -> RequestRecord | None: ...
 
     def find(self, request_id: str) -> RequestRecord | None: ...
@@ -72,8 +76,8 @@ class Account:
     """
 
     __slots__ = ("_accountant", "_handle", "_when_overdue", "_when_told", "ask", "backend_id", "body_bytes",
-                 "closed", "error", "first_s", "grant", "http_status", "last_s", "record", "status", "times",
-                 "tokens", "usage", "waiting")  # fmt: skip
+                 "closed", "error", "first_s", "goes_on", "grant", "http_status", "last_s", "record",
+                 "status", "times", "tokens", "usage", "waiting")  # fmt: skip
 
     def __init__(self, accountant: Accounting, ask: Ask, body_bytes: int) -> None:
         self._accountant, self.ask, self.body_bytes = accountant, ask, body_bytes
@@ -87,6 +91,8 @@ class Account:
         self.usage: Usage | None = None
         self.times: EngineTimes | None = None
         self.error: str | None = None
+        self.goes_on = False
+        """Nobody waits for the answer, and its server works on it all the same."""
         self.tokens = 0
         """Events with content so far, of this try."""
         self.first_s = self.last_s = 0.0
@@ -122,14 +128,29 @@ class Account:
             project=ask.project,
             user_id=ask.user_id,
             api_key=ask.api_key,
+            media=ask.media,
         )
         if self.grant is not None:
             self.grant.opened(self._handle)
 
+    def is_for(self, media: Media) -> None:
+        """It is now known what it asks for."""
+        if media != self.ask.media:
+            self.ask.media = media
+            if self._handle is not None and not self.closed:
+                self._accountant.media(self._handle, media)
+
+    def hand_over(self, job: str, media: Media) -> None:
+        """It goes on as a job of its backend: the end of that ends it, wherever that is heard."""
+        self.is_for(media)
+        self.closed = True
+        if self._handle is not None:
+            self._accountant.job(self._handle, job)
+
     def move(self, backend_id: str) -> None:
         """The try failed, the next goes to another backend. What the failed one cost stays in the record."""
         self.backend_id = backend_id
-        self.tokens = 0
+        self.tokens, self.goes_on = 0, False
         if self._handle is not None:
             self._accountant.move(self._handle, backend_id)
 
@@ -158,7 +179,13 @@ class Account:
         if self._handle is None:
             return None
         record = self._accountant.finish(
-            self._handle, self.status, self.http_status, usage=self.usage, times=self.times, error=self.error
+            self._handle,
+            self.status,
+            self.http_status,
+            usage=self.usage,
+            times=self.times,
+            error=self.error,
+            goes_on=self.goes_on,
         )
         # Where nothing is measured there is nothing to wait for: the record is settled at once.
         self.record = record or self._accountant.find(self.ask.request_id)

@@ -32,6 +32,8 @@ from proxy.backends import Backend, Backends
 from proxy.background import background
 from proxy.billing import billing_of
 from proxy.engine_metrics import EngineMetrics, Pace
+from proxy.media.running import jobs_running
+from proxy.media.xdit import adapters
 from proxy.meters import build
 from proxy.metrics import Metrics
 from proxy.observers import Observers
@@ -39,7 +41,7 @@ from proxy.paths import own_paths, relayed
 from proxy.relay import Relay
 from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
-from proxy.routes import energy, glance, keys, models, ops, usage
+from proxy.routes import energy, glance, keys, models, ops, usage, videos
 from proxy.settings import Settings
 from proxy.span_export import exporting
 from proxy.state import State, Watcher
@@ -83,6 +85,7 @@ def create_app(
     app.include_router(usage.router)
     app.include_router(keys.router)
     app.include_router(models.router)
+    app.include_router(videos.router)
     page.install(app)
     app.mount("/", _nothing)
     return app
@@ -104,6 +107,8 @@ async def _start(
     stack: AsyncExitStack,
 ) -> None:
     """Bring everything up, in the order in which one needs the other; the stack takes it down again."""
+    adapted = await stack.enter_async_context(adapters(settings))
+    settings = adapted(settings)
     clock = Clock.anchored_now()
     metrics = Metrics(settings.metrics)
     watcher = Watcher(metrics)
@@ -141,6 +146,8 @@ async def _start(
         now_us = accountant.clock.now_us()
         accountant.declare(declaration(configured, backend.gpus, now_us, traces=settings.otlp.enabled))
     wanted = sorted({gpu for backend in backends.all for gpu in backend.gpus})
+    looking_after = jobs_running(app, settings, accountant, backends, engine, listener)
+    await stack.enter_async_context(looking_after)
     meter = build(settings, wanted, accountant.clock)
     if meter is not None:
         stack.callback(meter.close)
@@ -159,7 +166,7 @@ async def _start(
     backends.drained = relay.forget
     app.state.reloader = Reloader(
         settings,
-        load,
+        lambda: adapted(load()),
         {
             "backends": BackendsChange(
                 backends,

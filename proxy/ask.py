@@ -13,6 +13,10 @@ from typing import Any
 
 import msgspec
 
+from accounting.events import Media
+from proxy.media import ask as media_ask
+from proxy.media.form import FormFields
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 USAGE_ROUTES = ("/v1/chat/completions", "/v1/completions")
@@ -87,6 +91,10 @@ class Ask:
     user_id: str | None = None
     api_key: str | None = None
     """Who the virtual key belongs to, and its id."""
+    media: Media | None = None
+    """Images or videos that it asks for, as far as that is known by now."""
+    form: FormFields | None = None
+    """Reads the form that says it."""
     forced_at: int | None = None
     """Where the body's last brace is, if usage has to be asked for: the client did not, but the proxy needs
     to know."""
@@ -134,6 +142,13 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         streamed=False,
         accounted=method == "POST" and not path.endswith(FREE_ROUTES),
     )
+    if media_ask.is_media(method, path):
+        ask.form = media_ask.form_of(given)
+        if ask.form is not None:
+            ask.form.feed(body)
+        ask.media = (
+            media_ask.of_json(path, body) if ask.form is None else media_ask.of_fields(path, ask.form.fields)
+        )
     if method != "POST" or not body:
         return ask
     kind = given.get(b"content-type", b"")

@@ -1,8 +1,8 @@
 """Polls the engines' own counters: /metrics of those that are vLLM, made into `EngineCounters` events.
 
 The count of the histogram `iteration_tokens_total` is the number of steps the engine has taken (vLLM 0.32 as
-observed). Only engines that call themselves vllm in /v1/models are asked; one that answers 404, or has none
-of these names, is left alone for a minute.
+observed); vLLM-Omni tells how many images and videos run and wait. Only engines that call themselves vllm in
+/v1/models are asked; one that answers 404, or has none of these names, is left alone for a minute.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ NAMES = {
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:prompt_tokens_cached_total": "cached_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
+    "vllm_omni:num_requests_running": "running",
+    "vllm_omni:num_requests_waiting": "waiting",
 }
 """Names at /metrics and what they are called in the event."""
 
@@ -156,7 +158,7 @@ def read(text: str) -> dict[str, int]:
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:
     for line in text.splitlines():
-        if not line.startswith("vllm:"):
+        if not line.startswith(("vllm:", "vllm_omni:")):
             continue
         name, brace, rest = line.partition("{")
         if brace:

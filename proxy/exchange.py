@@ -23,6 +23,8 @@ from proxy.errors import (
     BodyTooLarge,
 )
 from proxy.hints import Hints
+from proxy.media.ask import JOB_ROUTE, of_fields
+from proxy.media.passing import ImagePassing, JobPassing
 from proxy.passing import DocumentPassing, Passing, PlainPassing, StreamPassing, Tunnel
 from proxy.refusal import write_error
 from proxy.retry import Fault, is_failure
@@ -109,6 +111,8 @@ class Exchange:
         self._body_bytes += len(data)
         if self._begun and self._too_large(self._body_bytes):
             return
+        if self._dispatched and self._ask is not None and self._ask.form is not None:
+            self._ask.form.feed(data)
         if self._dispatched and self._line is not None:
             self._line.more(framed(self._request, data))
             return
@@ -124,7 +128,10 @@ class Exchange:
             return
         if not self._dispatched:
             self._dispatch()
-        elif self._line is not None:
+            return
+        if self._ask is not None and self._ask.form is not None:
+            self._account.is_for(of_fields(self._ask.path, self._ask.form.fields))
+        if self._line is not None:
             self._line.more(b"0\r\n\r\n" if self._request.chunked else b"", last=True)
 
     def gone(self) -> None:
@@ -320,11 +327,21 @@ class Exchange:
             )
         elif account.kept and b"json" in kind:
             name = self._backend.id
-            passing = DocumentPassing(answer, self._reply, account, name, fingerprint, energy, pue)
+            how = DocumentPassing
+            if account.ask.media is not None and status < 300:
+                if account.ask.path != JOB_ROUTE:
+                    self._pass(ImagePassing(answer, self._reply, account, pue, show=energy.in_answers))
+                    return
+                how = JobPassing
+            passing = how(answer, self._reply, account, name, fingerprint, energy, pue)
         else:
             passing = PlainPassing(answer, self._reply, account)
+        self._pass(passing)
+
+    def _pass(self, passing: Passing) -> None:
+        assert self._line is not None
         self._passing = passing
-        line.sink = passing.pieces
+        self._line.sink = passing.pieces
         if self._connection.paused:
             self.pause()
 
@@ -489,9 +506,10 @@ class Exchange:
         self._end(ok=None)
 
     def _leave(self) -> None:
-        """Let go of the engine, which stops its work."""
+        """Let go of the engine, which stops its work, save on images and videos."""
         line, self._line = self._line, None
         if line is not None:
+            self._account.goes_on = self._account.ask.media is not None and self._request.complete
             line.abort()
         if self._give_up is not None:
             self._give_up()

@@ -40,14 +40,14 @@ class Relay:
         settings: Settings,
         backends: Backends,
         accountant: Accounting,
-        relayed: Callable[[str], bool],
+        relayed: Callable[[str, str], bool],
         *,
         telemetry: Telemetry | None = None,
         traces: Arriving | None = None,
         access_log: AccessLog | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """`relayed`: whether a path is for an engine. `gate`: lets requests in; None: all of them."""
+        """`relayed`: whether a method and path are for an engine. `gate`: lets requests in; None: all."""
         self.gate, self._body_user = gate, settings.access.body_user
         self.backends, self.accountant = backends, accountant
         self.energy, self.timeouts = settings.energy, settings.timeouts

@@ -144,4 +144,5 @@ def declaration(configured: Backend, gpus: list[str], t_us: int, *, traces: bool
         gpus=gpus,
         model=CardEvent(**card.model_dump()) if card is not None else None,
         tells_late=traces,
+        at_once=configured.at_once,
     )

@@ -33,6 +33,7 @@ from pydantic_settings import (
 from proxy.settings_access import Access, is_loopback, read_secret
 from proxy.settings_base import Group
 from proxy.settings_billing import Billing, Carbon
+from proxy.settings_media import Media
 from proxy.settings_meters import Host, Meter, MeterSource
 from proxy.settings_observe import AccessLog, Metrics, Telemetry
 from proxy.settings_routing import Health, Retry, Routing
@@ -98,6 +99,14 @@ class Backend(Group):
         None, description="Models it serves; asked from its /v1/models when left out."
     )
     model_card: ModelCard | None = Field(None, description="What is known of its model.")
+    kind: Literal["openai", "xdit"] = Field(
+        "openai", description="What it speaks: OpenAI's API, or that of xDiT's HTTP service."
+    )
+    at_once: int | None = Field(
+        None,
+        ge=1,
+        description="How many images or videos it works on at a time; learnt from it when left out.",
+    )
     api_key: SecretStr | None = Field(
         None, description="Key that the engine asks for; it replaces whatever a client sends as its own."
     )
@@ -249,6 +258,7 @@ class Settings(BaseSettings):
     billing: Billing = Billing()
     carbon: Carbon = Carbon()
     energy: Energy = Energy()
+    media: Media = Media()
     timeouts: Timeouts = Timeouts()
     routing: Routing = Routing()
     health: Health = Health()

@@ -49,7 +49,10 @@ class Studio:
 
 
 @contextmanager
-def studio(directory: Path, kind: Kind, *, step_s: float = 0.05, **settings: Any) -> Iterator[Studio]:
+def studio(
+    directory: Path, kind: Kind, *, step_s: float = 0.05, quiet: bool = True, **settings: Any
+) -> Iterator[Studio]:
+    """`quiet`: nothing is asked before the idle power is learnt."""
     with ExitStack() as stack:
         board = Board.create(directory / "board", [H100])
         stack.callback(board.close)
@@ -58,7 +61,8 @@ def studio(directory: Path, kind: Kind, *, step_s: float = 0.05, **settings: Any
         metered = {"backends": [backend], "meter": {"library": str(build(directory))}, **settings}
         proxy = stack.enter_context(ProxyProcess(directory / "proxy", metered))
         talk = stack.enter_context(Stack(proxy))
-        idle_learnt(talk)
+        if quiet:
+            idle_learnt(talk)
         client = stack.enter_context(OpenAI(base_url=f"{proxy.url}/v1", api_key="none", max_retries=0))
         yield Studio(server, proxy, talk, client)
 

@@ -1,0 +1,173 @@
+"""Videos as jobs through a real proxy: with OpenAI's own client, over a restart, and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import openai
+import pytest
+
+from tests.dialects.diffusion import VIDEO, DiffusionServer
+from tests.proxy.media.studio import BUSY_W, Studio, studio
+from tests.proxy.stack import running, until
+
+STEP_S = 0.05
+
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def omni(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    with studio(tmp_path_factory.mktemp("wan"), "omni", step_s=STEP_S) as one:
+        yield one
+
+
+def fields(steps: int, request_id: str) -> dict[str, Any]:
+    return {
+        "model": "tiny-omni",
+        "prompt": "a joule rolls down a hill",
+        "extra_body": {"size": "64x64", "num_frames": 16, "fps": 8, "num_inference_steps": steps},
+        "extra_headers": {"x-request-id": request_id},
+    }
+
+
+def test_the_openai_client_creates_polls_and_downloads_a_video_with_its_energy(omni: Studio) -> None:
+    request_id = str(uuid4())
+    made = omni.openai.videos.create_and_poll(poll_interval_ms=100, **fields(20, request_id))
+    assert made.status == "completed"
+    assert omni.openai.videos.download_content(made.id).read() == VIDEO
+    energy = made.to_dict()["energy"]
+    assert isinstance(energy, dict)
+    assert energy["request_id"] == request_id
+    record = omni.record(request_id)
+    assert (record["status"], record["job"], record["route"]) == ("ok", made.id, "/v1/videos")
+    media = record["media"]
+    assert (media["size"], media["steps"], media["frames"], media["fps"]) == ("64x64", 20, 16, 8.0)
+    assert media["seconds"] == 2.0
+    assert media["joules_per_video_second"] == pytest.approx(record["energy_joules"] / 2)
+    assert record["energy_joules"] == pytest.approx(BUSY_W * 20 * STEP_S, rel=0.25)
+    # What the client sees of it later is the final figure.
+    final = omni.openai.videos.retrieve(made.id).to_dict()["energy"]
+    assert isinstance(final, dict)
+    assert (final["state"], final["energy_joules"]) == ("final", record["energy_joules"])
+
+
+def test_an_end_is_known_though_no_client_asks(omni: Studio) -> None:
+    request_id = str(uuid4())
+    omni.openai.videos.create(**fields(10, request_id))
+    record = omni.record(request_id)
+    assert record["status"] == "ok"
+    assert record["energy_joules"] == pytest.approx(BUSY_W * 10 * STEP_S, rel=0.35)
+
+
+def test_videos_are_listed_newest_first_with_their_energy(omni: Studio) -> None:
+    ids = [omni.openai.videos.create_and_poll(poll_interval_ms=50, **fields(2, f"l{k}")).id for k in range(3)]
+    page = omni.openai.videos.list(limit=2)
+    assert len(page.data) == 2
+    assert page.has_more
+    assert all(video.to_dict()["energy"] for video in page.data)
+    everything = [video.id for video in omni.openai.videos.list(limit=2)]
+    assert set(ids) <= set(everything)
+    assert len(everything) == len(set(everything))
+    oldest = omni.stack.client.get("/v1/videos", params={"order": "asc", "limit": 1}).json()
+    assert oldest["data"][0]["id"] == everything[-1]
+
+
+def test_content_of_an_unfinished_video_and_unknown_videos_are_not_found(omni: Studio) -> None:
+    job = omni.openai.videos.create(**fields(20, str(uuid4())))
+    with pytest.raises(openai.NotFoundError, match="still in-progress"):
+        omni.openai.videos.download_content(job.id)
+    with pytest.raises(openai.NotFoundError, match="not found"):
+        omni.openai.videos.retrieve("video_nobody")
+    until(lambda: omni.openai.videos.retrieve(job.id).status == "completed" or None, "it is done")
+
+
+def test_a_running_job_that_is_deleted_ends_then(omni: Studio) -> None:
+    request_id = str(uuid4())
+    job = omni.openai.videos.create(**fields(400, request_id))
+    until(lambda: omni.server.running or None, "it runs")
+    assert omni.openai.videos.delete(job.id).deleted
+    record = omni.record(request_id)
+    assert (record["status"], record["error"]) == ("aborted", "the client deleted it")
+    assert record["energy_joules"] < BUSY_W * 400 * STEP_S / 4
+    with pytest.raises(openai.NotFoundError):
+        omni.openai.videos.retrieve(job.id)
+
+
+def test_a_video_that_is_waited_for_is_accounted_like_an_image(omni: Studio) -> None:
+    request_id = str(uuid4())
+    form = {"prompt": (None, "x"), "size": (None, "64x64"), "num_frames": (None, "9"), "fps": (None, "8")}
+    form["num_inference_steps"] = (None, "6")
+    answer = omni.stack.client.post("/v1/videos/sync", files=form, headers={"x-request-id": request_id})
+    assert answer.content == VIDEO
+    assert answer.headers.get_list("x-request-id") == [request_id]
+    record = omni.record(request_id)
+    assert (record["status"], record["job"], record["media"]["frames"]) == ("ok", None, 9)
+    assert record["energy_joules"] == pytest.approx(BUSY_W * 6 * STEP_S, rel=0.35)
+
+
+def test_a_job_goes_on_while_the_proxy_is_killed_and_started_again(tmp_path: Path) -> None:
+    with studio(tmp_path, "omni", step_s=STEP_S, quiet=False) as one:
+        first, second, steps = str(uuid4()), str(uuid4()), 100
+        done = one.openai.videos.create_and_poll(poll_interval_ms=50, **fields(4, first))
+        before = one.record(first)
+        job = one.openai.videos.create(**fields(steps, second))
+        until(lambda: one.server.running or None, "it runs")
+        until(lambda: one.stack.find(second), "it has a record")
+        one.proxy.kill()
+        one.proxy.start()
+        until(lambda: one.openai.videos.retrieve(job.id).status == "completed" or None, "it is done")
+        assert one.openai.videos.download_content(job.id).read() == VIDEO
+        record = one.record(second)
+        assert (record["status"], record["job"], record["media"]["steps"]) == ("ok", job.id, steps)
+        # The counter counts on while nobody reads it: what it shows then is the job's, or, where it was
+        # away for long, is in the books as unmeasured, and the job's figure says that it is a lower bound.
+        unmeasured_j = one.stack.books()["unmeasured_joules"]
+        assert unmeasured_j == 0 or record["unmeasured_seconds"] > 0
+        assert record["energy_joules"] + unmeasured_j > BUSY_W * steps * STEP_S * 0.65
+        # And what was over before is still found, with its energy.
+        old = one.openai.videos.retrieve(done.id).to_dict()["energy"]
+        assert isinstance(old, dict)
+        assert old["energy_joules"] == before["energy_joules"]
+        assert len([r for r in one.stack.records() if r["job"] == job.id]) == 1
+        assert one.stack.books()["balanced"]
+
+
+def test_jobs_find_their_backend_among_several(tmp_path: Path) -> None:
+    with DiffusionServer("omni", step_s=0.01) as a, DiffusionServer("sglang", step_s=0.01) as b:
+        backends = [
+            {"id": "a", "url": a.url, "models": ["m-a"]},
+            {"id": "b", "url": b.url, "models": ["m-b"]},
+        ]
+        with running(tmp_path, {"backends": backends, "meter": {"source": "none"}}) as stack:
+            made = {}
+            for model in ("m-a", "m-b"):
+                body = {"model": model, "prompt": "x", "num_inference_steps": 2}
+                made[model] = stack.post(body, "/v1/videos", model).json()["id"]
+            for model, job in made.items():
+                until(
+                    lambda job=job: stack.client.get(f"/v1/videos/{job}").json()["status"] == "completed",  # type: ignore[misc]
+                    "it is done",
+                )
+                assert stack.client.get(f"/v1/videos/{job}/content").content == VIDEO
+                assert stack.record(model)["backend"] == model[-1]
+            listed = stack.client.get("/v1/videos").json()["data"]
+            assert {video["id"] for video in listed} == set(made.values())
+            # A job that was not begun here is asked for everywhere.
+            stray = b.add({"num_inference_steps": 1}, job="stray")
+            stray.done.wait()
+            assert stack.client.get("/v1/videos/stray").json()["status"] == "completed"
+            assert stack.client.get("/v1/videos/nobody").status_code == 404
+
+
+def test_a_job_whose_server_forgot_it_has_failed(omni: Studio) -> None:
+    request_id = str(uuid4())
+    job = omni.openai.videos.create(**fields(100, request_id))
+    until(lambda: omni.server.running or None, "it runs")
+    omni.server._jobs.pop(job.id).cancelled = True
+    record = omni.record(request_id)
+    assert record["status"] == "engine_error"
+    assert "does not know it any more" in record["error"]

@@ -20,7 +20,8 @@ COMMANDS = {
     "report": "who used what, where the energy went, what it costs",
     "invoice": "what projects owe for a month",
     "export": "requests, books and FOCUS rows as files",
-    "sweep": "what a task costs at several numbers of requests in flight",
+    "sweep": "what a task costs at several loads",
+    "compare": "what changed between two sweeps",
 }
 
 

@@ -1,4 +1,7 @@
-"""`python -m simulator serve`: a simulated engine on 127.0.0.1. See `--help`."""
+"""`python -m simulator serve`: a simulated engine on 127.0.0.1. See `--help`.
+
+Language models are served as by vLLM, diffusion models as by vLLM-Omni.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import click
 import uvicorn
@@ -16,9 +21,15 @@ from simulator import catalog
 from simulator.card_file import CardError
 from simulator.cards import BLOCK_TOKENS, GPUS
 from simulator.catalog import Offer
+from simulator.diffusion import catalog as diffusion
+from simulator.diffusion.engine import DiffusionEngine
+from simulator.diffusion.metrics import DiffusionMetrics
+from simulator.diffusion.server import create_app as diffusion_app
 from simulator.engine import Engine
 from simulator.faults import Faults
 from simulator.gpu import board as boards
+from simulator.gpu.board import Board
+from simulator.gpu.load import Turns
 from simulator.metrics import Metrics
 from simulator.process import READY
 from simulator.profiles import profiles
@@ -31,7 +42,7 @@ SPECS = {"h100": boards.H100, "b200": boards.B200}
 
 @click.group()
 def main() -> None:
-    """A vLLM-like engine in real time on simulated GPUs."""
+    """A vLLM-like engine, or a diffusion server, in real time on simulated GPUs."""
 
 
 @main.command()
@@ -59,6 +70,16 @@ def main() -> None:
     "--max-model-len", type=click.IntRange(2), default=None, help="default: the model's, if it fits"
 )
 @click.option("--kv-blocks", type=click.IntRange(1), default=None, help="default: what fits into memory")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="diffusion: images or videos side by side; 1: one request after the other",
+)
+@click.option(
+    "--share-gpu", is_flag=True, help="take turns on the GPUs with another engine that says so, too"
+)
 @click.option("--metrics-per-request/--no-metrics-per-request", default=True, show_default=True)
 @click.option("--log-iterations", is_flag=True, help="one line per engine step on stderr")
 @click.option("--allow-faults", is_flag=True, help="serve POST /simulator/fault")
@@ -81,6 +102,8 @@ def serve(
     max_num_batched_tokens: int,
     max_model_len: int | None,
     kv_blocks: int | None,
+    max_batch_size: int,
+    share_gpu: bool,
     metrics_per_request: bool,
     log_iterations: bool,
     allow_faults: bool,
@@ -88,48 +111,89 @@ def serve(
     seed: int,
 ) -> None:
     """Serve until SIGTERM. Prints one line when ready."""
-    offer = _offer(model, model_card, gpu, gpus, task)
-    card, blocks = offer.card, kv_blocks or offer.kv_blocks
-    if blocks < 1:
-        raise click.UsageError(f"{card.name} does not fit into the memory of {gpus} x {gpu}")
-    length = max_model_len or min(card.max_model_len, blocks * BLOCK_TOKENS)
-    if length > blocks * BLOCK_TOKENS:
-        raise click.UsageError(f"one request of {length} tokens would not fit into {blocks} KV blocks")
-    if create_board:
-        curve = boards.Board.create(board, [SPECS[gpu].numbered(n) for n in range(first_gpu + gpus)])
-    else:
-        curve = boards.Board.attach(board)
-    if len(curve) < first_gpu + gpus:
-        raise click.UsageError(f"the board has {len(curve)} GPUs, {first_gpu + gpus} are needed")
-    name = served_model_name or (model if model_card is None else card.name)
-    scheduler = Scheduler(
-        kv_blocks=blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
-    )
-    metrics = Metrics(name)
-    metrics.watch(
-        running=lambda: len(scheduler.running),
-        waiting=lambda: len(scheduler.waiting),
-        kv=lambda: scheduler.cache.usage,
-    )
+    indices = range(first_gpu, first_gpu + gpus)
+    turns = Turns(board, indices) if share_gpu else Turns()
 
-    async def serve_both() -> None:
+    def diffusion_server() -> tuple[ASGIApp, Running]:
+        name = served_model_name or model
+        offered = _named(lambda: diffusion.offer(model, gpu, gpus))
+        media = DiffusionEngine(
+            physics=offered.physics,
+            curve=_board(board, create_board, gpu, indices),
+            gpus=indices,
+            metrics=DiffusionMetrics(name),
+            max_batch=max_batch_size,
+            seed=seed,
+            turns=turns,
+        )
+        return diffusion_app(media, offered.card, name), media
+
+    def language_server() -> tuple[ASGIApp, Running]:
+        offer = _offer(model, model_card, gpu, gpus, task)
+        card, blocks = offer.card, kv_blocks or offer.kv_blocks
+        if blocks < 1:
+            raise click.UsageError(f"{card.name} does not fit into the memory of {gpus} x {gpu}")
+        length = max_model_len or min(card.max_model_len, blocks * BLOCK_TOKENS)
+        if length > blocks * BLOCK_TOKENS:
+            raise click.UsageError(f"one request of {length} tokens would not fit into {blocks} KV blocks")
+        name = served_model_name or (model if model_card is None else card.name)
+        scheduler = Scheduler(
+            kv_blocks=blocks, max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens
+        )
+        metrics = Metrics(name)
+        metrics.watch(
+            running=lambda: len(scheduler.running),
+            waiting=lambda: len(scheduler.waiting),
+            kv=lambda: scheduler.cache.usage,
+        )
         engine = Engine(
             model=card,
             gpu=GPUS[gpu],
-            curve=curve,
-            gpu_indices=range(first_gpu, first_gpu + gpus),
+            curve=_board(board, create_board, gpu, indices),
+            gpu_indices=indices,
             scheduler=scheduler,
             metrics=metrics,
             physics=offer.physics,
             seed=seed,
             log_iterations=log_iterations,
+            turns=turns,
         )
-        config = Config(name, card.hf_id, length, metrics_per_request)
-        app: ASGIApp = create_app(engine, config)
+        return create_app(engine, Config(name, card.hf_id, length, metrics_per_request)), engine
+
+    is_media = model_card is None and diffusion.known(model)
+
+    async def serve_both() -> None:
+        app, engine = diffusion_server() if is_media else language_server()
         await _serve(Faults(app) if allow_faults else app, engine, port, until_stdin_ends)
 
     with asyncio.Runner(loop_factory=uvicorn.Config(app="", loop="uvloop").get_loop_factory()) as runner:
         runner.run(serve_both())
+
+
+class Running(Protocol):
+    """An engine."""
+
+    async def run(self) -> None: ...
+
+
+def _board(path: Path, create: bool, gpu: str, indices: range) -> Board:
+    if create:
+        curve = Board.create(path, [SPECS[gpu].numbered(n) for n in range(indices.stop)])
+    else:
+        curve = Board.attach(path)
+    if len(curve) < indices.stop:
+        raise click.UsageError(f"the board has {len(curve)} GPUs, {indices.stop} are needed")
+    return curve
+
+
+T = TypeVar("T")
+
+
+def _named(offer: Callable[[], T]) -> T:
+    try:
+        return offer()
+    except KeyError as error:
+        raise click.UsageError(error.args[0]) from error
 
 
 def _offer(model: str, model_card: Path | None, gpu: str, gpus: int, task: str | None) -> Offer:
@@ -140,10 +204,7 @@ def _offer(model: str, model_card: Path | None, gpu: str, gpus: int, task: str |
             raise click.UsageError(str(error)) from error
     if model not in catalog.names():
         raise click.UsageError(f"no model {model!r}: `python -m simulator models` lists them")
-    try:
-        return catalog.offer(model, gpu, gpus, task)
-    except KeyError as error:
-        raise click.UsageError(error.args[0]) from error
+    return _named(lambda: catalog.offer(model, gpu, gpus, task))
 
 
 @main.command()
@@ -152,6 +213,8 @@ def models() -> None:
     for name in catalog.names():
         measured = sorted(key[1:] for key in profiles() if key[0] == name)
         print(name, *(f"{gpus}x{gpu}:{task}" for gpu, gpus, task in measured))
+    for name in diffusion.names():
+        print(name, *diffusion.measured_on(name))
 
 
 class _Server(uvicorn.Server):
@@ -164,7 +227,7 @@ class _Server(uvicorn.Server):
             print(f"{READY}http://{host}:{port}", flush=True)
 
 
-async def _serve(app: ASGIApp, engine: Engine, port: int, until_stdin_ends: bool) -> None:
+async def _serve(app: ASGIApp, engine: Running, port: int, until_stdin_ends: bool) -> None:
     """Serve and run the engine; if either fails the other ends, too."""
     config = uvicorn.Config(
         app,

@@ -13,7 +13,7 @@ TINY = {
     TINY_IMAGE.name: Coefficients(host_s=0.1, each_s=0.3, base_w=250.0, each_j=80.0),
     TINY_VIDEO.name: Coefficients(host_s=0.1, each_s=0.9, base_w=300.0, each_j=200.0),
 }
-"""For tests, on any GPU: 0.4 s and 180 J an image, 1 s and 500 J a video. Chosen."""
+"""For tests, on any GPU: tiny in time, 0.4 s and 180 J an image, 1 s and 500 J a video. Chosen."""
 
 
 @dataclass(frozen=True, slots=True)

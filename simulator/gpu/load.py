@@ -96,6 +96,10 @@ class Turns:
                 door, turn = (os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in paths)
                 self._locks.append((door, turn))
 
+    @property
+    def shared(self) -> bool:
+        return bool(self._locks)
+
     async def __aenter__(self) -> Self:
         for door, turn in self._locks:
             await _take(door)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from urllib.parse import parse_qsl, quote, urlencode
+from uuid import uuid4
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from accounting.records import RequestRecord
 from proxy.access import errors
 from proxy.access.gate import ADMIN, Gate, Holder
+from proxy.ask import header
 from proxy.errors import ApiError, Forbidden
 from proxy.settings_access import Access
 
@@ -55,7 +57,9 @@ class Surface:
                 if holder is not ADMIN:
                     narrow(scope, holder)
             except ApiError as refusal:
-                answer = JSONResponse(refusal.body(), refusal.status, refusal.headers())
+                request_id = header(scope["headers"], b"x-request-id") or str(uuid4())
+                headers = {**refusal.headers(), "x-request-id": request_id}
+                answer = JSONResponse(refusal.body(), refusal.status, headers)
                 await answer(scope, receive, send)
                 return
         await self.app(scope, receive, send)

@@ -1,0 +1,356 @@
+"""A real proxy that asks for keys, as its clients, its admin and an intruder see it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from simulator.process import SimulatedEngine
+from tests.proxy.raw_engine import RawEngine
+from tests.proxy.stack import CHAT, Stack, chat, error_of, metered, running, until
+
+ADMIN_SECRET = "the-admins-own-secret-of-a-test"
+ENGINE_SECRET = "the-engines-own-secret"
+ADMIN = {"authorization": f"Bearer {ADMIN_SECRET}"}
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {secret}"}
+
+
+def guarded(engine: SimulatedEngine, **settings: Any) -> dict[str, Any]:
+    settings = metered(engine, access={"enabled": True, "refresh_s": 0.1}, **settings)
+    settings["backends"][0]["api_key"] = ENGINE_SECRET
+    return settings
+
+
+@contextmanager
+def keyed(directory: Path, settings: dict[str, Any]) -> Iterator[Stack]:
+    """The admin key comes from the environment; the client that looks at records shows it."""
+    environment = {**os.environ, "JOULEGATE_ACCESS__ADMIN_KEY": ADMIN_SECRET}
+    with running(directory, settings, environment=environment) as stack:
+        stack.client.headers.update(ADMIN)
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def stack(simulated: SimulatedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with keyed(tmp_path_factory.mktemp("access"), guarded(simulated)) as one:
+        yield one
+
+
+def new_key(stack: Stack, **fields: Any) -> tuple[str, str]:
+    """Id and secret."""
+    answer = stack.client.post("/v1/keys", json={"name": "a test's", **fields})
+    assert answer.status_code == 200, answer.text
+    made = answer.json()
+    return made["id"], made["value"]
+
+
+def asked(stack: Stack, secret: str, **fields: Any) -> httpx.Response:
+    return stack.post(chat(**fields), authorization=f"Bearer {secret}")
+
+
+def limits_of(stack: Stack, scope: str) -> dict[str, Any]:
+    found = stack.client.get("/v1/limits").json()["data"]
+    view: dict[str, Any] = next(one for one in found if one["scope"] == scope)
+    return view
+
+
+EVERYTHING = [
+    ("POST", CHAT),
+    ("POST", "/v1/something/new"),
+    ("GET", "/v1/models"),
+    ("DELETE", "/v1/files/x"),
+    ("POST", "/tokenize"),
+    ("GET", "/version"),
+    ("GET", "/v1/energy/requests"),
+    ("GET", "/v1/energy/requests/x"),
+    ("GET", "/v1/energy/books"),
+    ("GET", "/v1/organization/costs?start_time=1"),
+    ("GET", "/v1/keys"),
+    ("POST", "/v1/keys"),
+    ("GET", "/v1/limits"),
+    ("GET", "/v1/videos"),
+    ("GET", "/metrics"),
+    ("GET", "/page/"),
+    ("GET", "/"),
+    ("GET", "/nothing/at/all"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), EVERYTHING)
+@pytest.mark.parametrize("headers", [{}, bearer("sk-jg-wrong"), {"x-api-key": "wrong"}])
+def test_nothing_is_to_be_had_without_a_key(
+    stack: Stack, method: str, path: str, headers: dict[str, str]
+) -> None:
+    answer = httpx.request(method, stack.proxy.url + path, headers=headers, json=chat())
+    assert answer.status_code == 401
+    error = error_of(answer)
+    assert error["code"] == ("invalid_api_key" if headers else "missing_api_key")
+    assert answer.headers["www-authenticate"].startswith("Bearer ")
+    assert answer.headers["x-request-id"]
+
+
+def test_a_websocket_needs_a_key_as_well(stack: Stack) -> None:
+    host, port = stack.proxy.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as wire:
+        wire.sendall(
+            b"GET /v1/realtime HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n"
+        )
+        assert wire.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_health_and_the_document_are_open(stack: Stack) -> None:
+    for path in ("/health", "/ready", "/openapi.json"):
+        assert httpx.get(stack.proxy.url + path).status_code == 200
+
+
+def test_a_large_body_is_not_taken_from_a_stranger(stack: Stack) -> None:
+    host, port = stack.proxy.url.removeprefix("http://").split(":")
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\nexpect: 100-continue\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as wire:
+        wire.sendall(head.encode())
+        assert wire.recv(100).startswith(b"HTTP/1.1 401 ")
+
+
+def test_openais_client_gets_its_answers_and_its_own_errors(stack: Stack) -> None:
+    _, secret = new_key(stack, project="openai", models=["tiny"], limits={"requests_per_minute": 2})
+    base = f"{stack.proxy.url}/v1"
+    messages: list[Any] = [{"role": "user", "content": "hello"}]
+
+    def ask(key: str, model: str = "tiny") -> Any:
+        client = openai.OpenAI(api_key=key, base_url=base, max_retries=0)
+        return client.chat.completions.with_raw_response.create(model=model, messages=messages, max_tokens=4)
+
+    first = ask(secret)
+    assert first.parse().choices[0].message.content
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    with pytest.raises(openai.PermissionDeniedError):
+        ask(secret, "other")
+    with pytest.raises(openai.AuthenticationError):
+        ask("sk-jg-unknown")
+    ask(secret)
+    with pytest.raises(openai.RateLimitError) as refused:
+        ask(secret)
+    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 30
+    assert refused.value.code == "rate_limit_exceeded"
+
+
+def test_a_record_says_whose_key_it_was_and_a_key_sees_its_own_project_only(stack: Stack) -> None:
+    mine, others = (new_key(stack, project=name, user_id="u") for name in ("mine", "others"))
+    answers = {name: asked(stack, secret) for name, (_, secret) in (("mine", mine), ("others", others))}
+    records = {name: stack.record(answer.headers["x-request-id"]) for name, answer in answers.items()}
+    found = records["mine"]
+    assert (found["project"], found["tenant"], found["user_id"], found["api_key"]) == (
+        *("mine", "mine", "u"),
+        mine[0],
+    )
+    until(lambda: len(stack.client.get("/v1/energy/requests?project=mine").json()["data"]) == 1, "stored")
+    with httpx.Client(base_url=stack.proxy.url, headers=bearer(mine[1])) as me:
+        listed = me.get("/v1/energy/requests").json()["data"]
+        assert [one["project"] for one in listed] == ["mine"]
+        assert me.get("/v1/energy/requests?project=others").status_code == 403
+        assert me.get(f"/v1/energy/requests/{found['id']}").status_code == 200
+        assert me.get(f"/v1/energy/requests/{records['others']['id']}").status_code == 404
+        usage = me.get(
+            f"/v1/organization/usage/completions?start_time={int(found['started_at'])}&group_by=project_id"
+        )
+        assert usage.status_code == 200, usage.text
+        seen = {result["project_id"] for bucket in usage.json()["data"] for result in bucket["results"]}
+        assert seen == {"mine"}
+        for path in ("/v1/energy/books", "/v1/keys", "/metrics", "/v1/energy/points", "/page/"):
+            assert me.get(path).status_code == 403, path
+        assert me.post("/v1/keys", json={"name": "more"}).status_code == 403
+        assert me.get("/v1/models").json()["data"]
+
+
+def test_the_admin_key_is_for_administration_only(stack: Stack) -> None:
+    answer = stack.post(chat(), authorization=f"Bearer {ADMIN_SECRET}")
+    assert (answer.status_code, error_of(answer)["code"]) == (403, "admin_key_refused")
+    assert httpx.get(stack.proxy.url + "/metrics", auth=("anybody", ADMIN_SECRET)).status_code == 200
+
+
+def test_keys_are_listed_changed_rotated_and_revoked(stack: Stack) -> None:
+    id, old = new_key(stack, name="first")
+    view = stack.client.get(f"/v1/keys/{id}").json()
+    assert (view["name"], view["redacted_value"]) == ("first", f"sk-jg-...{old[-4:]}")
+    assert "value" not in view
+    changed = stack.client.post(f"/v1/keys/{id}", json={"name": "second", "limits": {"parallel_requests": 3}})
+    assert (changed.json()["name"], changed.json()["limits"]["parallel_requests"]) == ("second", 3)
+    rotated = stack.client.post(f"/v1/keys/{id}/rotate", json={"grace_seconds": 3600}).json()
+    assert [asked(stack, secret).status_code for secret in (old, rotated["value"])] == [200, 200]
+    at_once = stack.client.post(f"/v1/keys/{id}/rotate", json={"grace_seconds": 0}).json()
+    secrets = (old, rotated["value"], at_once["value"])
+    assert [asked(stack, secret).status_code for secret in secrets] == [401, 401, 200]
+    assert stack.client.delete(f"/v1/keys/{id}").json()["deleted"] is True
+    assert asked(stack, at_once["value"]).status_code == 401
+    assert stack.client.delete(f"/v1/keys/{id}").status_code == 404
+    ids: list[str] = []
+    page: dict[str, Any] = {"has_more": True, "last_id": None}
+    while page["has_more"]:
+        after = {} if page["last_id"] is None else {"after": page["last_id"]}
+        page = stack.client.get("/v1/keys", params={"limit": 2, **after}).json()
+        ids += [one["id"] for one in page["data"]]
+    assert ids.count(id) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"name": ""}, {"name": "x", "models": "y"}, {"name": "x", "limits": {"joules": 1}}]
+)
+def test_what_cannot_be_a_key_is_a_400(stack: Stack, body: dict[str, Any]) -> None:
+    assert stack.client.post("/v1/keys", json=body).status_code == 400
+
+
+def test_what_the_command_line_makes_a_running_proxy_takes_in(stack: Stack) -> None:
+    def keys(*arguments: str) -> str:
+        command = [sys.executable, "-m", "joulegate", "keys", "--data-dir", str(stack.proxy.data_dir)]
+        return subprocess.run([*command, *arguments], capture_output=True, check=True, text=True).stdout
+
+    secret = keys(
+        "create", "cli", "--project", "cli", "--expires-in", "1h", "--joules-per-day", "1e6"
+    ).strip()
+    until(lambda: asked(stack, secret).status_code == 200, "the new key is known")
+    assert "cli" in keys("list")
+    (id,) = [one["id"] for one in json.loads(keys("list", "--json"))["keys"] if one["name"] == "cli"]
+    keys("limit", "project/cli", "--parallel-requests", "0")
+    until(lambda: asked(stack, secret).status_code == 429, "the limit is known")
+    keys("limit", "project/cli")
+    rotated = keys("rotate", id, "--grace", "0s").strip()
+    until(lambda: asked(stack, secret).status_code == 401, "the old secret is no more")
+    assert asked(stack, rotated).status_code == 200
+    keys("revoke", id)
+    until(lambda: asked(stack, rotated).status_code == 401, "the key is revoked")
+
+
+def warm(stack: Stack, requests: int) -> float:
+    """Teach the proxy what a request costs; returns the mean in joules."""
+    _, secret = new_key(stack, project="warm")
+    ids = [asked(stack, secret).headers["x-request-id"] for _ in range(requests)]
+    return sum(float(stack.record(request_id)["energy_joules"]) for request_id in ids) / requests
+
+
+def test_a_hundred_at_once_against_a_budget_for_ten_never_spend_more_than_it(stack: Stack) -> None:
+    mean_j = warm(stack, 12)
+    budget_j = 10 * mean_j
+    _, secret = new_key(stack, project="tight")
+    stack.client.put("/v1/limits/project/tight", json={"joules_per_day": budget_j}).raise_for_status()
+
+    async def together() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=stack.proxy.url, headers=bearer(secret), timeout=60) as client:
+            return list(await asyncio.gather(*(client.post(CHAT, json=chat()) for _ in range(100))))
+
+    good: list[httpx.Response] = []
+    for _ in range(3):  # again once those before are settled: what was reserved too much is free again
+        answers = asyncio.run(together())
+        assert {answer.status_code for answer in answers} <= {200, 429}
+        for answer in answers:
+            if answer.status_code == 429:
+                assert error_of(answer)["type"] in ("joules", "insufficient_quota")
+                assert "x-ratelimit-remaining-joules" in answer.headers
+        good += [answer for answer in answers if answer.status_code == 200]
+        for answer in good:
+            stack.record(answer.headers["x-request-id"])
+        until(lambda: limits_of(stack, "project/tight")["reserved_joules"] == 0, "all is settled")
+    spent_j = sum(stack.record(a.headers["x-request-id"])["energy_joules"] for a in good)
+    assert 1 <= len(good) < 40
+    assert spent_j <= budget_j + mean_j
+    assert limits_of(stack, "project/tight")["spent_joules_day"] == pytest.approx(spent_j, abs=1e-6)
+
+
+def test_no_secret_is_in_a_log_the_journal_the_store_or_an_answer(stack: Stack) -> None:
+    _, secret = new_key(stack, project="secret")
+    assert asked(stack, secret).status_code == 200
+    assert asked(stack, secret + "x").status_code == 401
+    assert asked(stack, secret, model="unknown").status_code == 404
+    stack.client.get("/v1/energy/requests/" + secret)  # wherever it may have been put by mistake
+    answers = [
+        stack.client.get(path).text for path in ("/openapi.json", "/metrics", "/v1/keys", "/v1/limits")
+    ]
+    stack.record(asked(stack, secret).headers["x-request-id"])
+    files = [path for path in stack.proxy.data_dir.rglob("*") if path.is_file()]
+    texts = [path.read_bytes() for path in [stack.proxy.log, *files]] + [text.encode() for text in answers]
+    assert {"joulegate.db", "keys.json", "00000001.ndjson"} <= {path.name for path in files}
+    for word in (secret, secret.removeprefix("sk-jg-"), ADMIN_SECRET, ENGINE_SECRET):
+        assert [n for n, text in enumerate(texts) if word.encode() in text] == []
+
+
+def test_the_engine_sees_its_own_key_and_never_a_clients(raw: RawEngine, tmp_path: Path) -> None:
+    body = b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+    settings = {
+        "backends": [{"id": "raw", "url": raw.url, "api_key": ENGINE_SECRET}],
+        "meter": {"source": "none"},
+        "access": {"enabled": True},
+    }
+    with keyed(tmp_path, settings) as stack:
+        _, secret = new_key(stack)
+        seen = len(raw.received)
+        raw.answer(head + body)
+        answer = stack.post(
+            chat(model="raw"), authorization=f"Bearer {secret}", x_api_key=secret, cookie="a=b"
+        )
+        assert answer.status_code == 200
+        (sent,) = [one for one in raw.received[seen:] if one.line.startswith("POST")]
+        assert sent.all("authorization") == [f"Bearer {ENGINE_SECRET}"]
+        assert [
+            name for name, value in sent.headers if secret in value or name in ("x-api-key", "cookie")
+        ] == []
+
+
+def test_budgets_are_right_after_a_kill(simulated: SimulatedEngine, tmp_path: Path) -> None:
+    """What each key has spent is what its records say, wherever the kill came."""
+    with keyed(tmp_path, guarded(simulated)) as stack:
+        id, secret = new_key(stack, project="killed", limits={"joules_per_month": 1e9})
+        for _ in range(3):
+            for _ in range(4):
+                assert asked(stack, secret).status_code == 200
+            stack.proxy.kill()  # some are settled, some not; some stored, some not
+            stack.proxy.start()
+            stack.client.close()
+            stack.client = httpx.Client(base_url=stack.proxy.url, timeout=60.0, headers=ADMIN)
+
+        def settled() -> bool:
+            view = limits_of(stack, f"key/{id}")
+            records = [one for one in stack.records() if one["api_key"] == id]
+            sums = sum(one["energy_uj"] for one in records)
+            return (
+                len(records) == 12
+                and view["reserved_joules"] == 0
+                and sums == round(view["spent_joules_month"] * 1e6)
+            )
+
+        until(settled, "what was spent is what the records say")
+
+
+def test_without_keys_only_loopback_is_listened_on(tmp_path: Path) -> None:
+    def serve(**environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "joulegate", "serve", "-b", "http://127.0.0.1:9", "--no-meter"]
+        given = {f"JOULEGATE_{name}": value for name, value in environment.items()}
+        return subprocess.run(
+            [*command, "--data-dir", str(tmp_path), "--host", "192.0.2.1", "--port", "0"],
+            env={**os.environ, **given},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    refused = serve()
+    assert refused.returncode == 1
+    assert "192.0.2.1 can be reached from outside, and no key is asked for" in refused.stderr
+    # The address is nobody's: these get as far as trying to listen on it.
+    for name in ("ACCESS__ENABLED", "ACCESS__OPEN_TO_EVERYONE_ON_THE_NETWORK"):
+        assert "cannot listen on 192.0.2.1" in serve(**{name: "true"}).stderr

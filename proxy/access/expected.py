@@ -1,7 +1,8 @@
 """What a request is expected to cost, before it is sent: learnt from those before it.
 
 By route and model, from settled requests: energy of prefill per byte of the request, energy of decode per
-token of the answer, tokens of an answer; where an engine counts no tokens (images, sound) energy per request.
+token of the answer, tokens of an answer; where an engine counts no tokens energy per request, of images and
+videos per pixel, step and frame.
 Of each the mean and the mean deviation are kept, and the mean and four deviations are expected: the rule by
 which TCP expects its round trips (RFC 6298, section 2). That is rather too much than too little, which is
 what a reservation is for. A request that names its `max_tokens` is expected to use them all.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from accounting.events import Media, RequestStarted
 from accounting.records import RequestRecord
 from proxy.hints import BYTES_PER_TOKEN
 
@@ -48,7 +50,7 @@ class Learnt(msgspec.Struct):
     answer_tokens: Spread = msgspec.field(default_factory=Spread)
     """Of one sequence."""
     whole: Spread = msgspec.field(default_factory=Spread)
-    """Of a request without tokens."""
+    """Of a request without tokens, over its `units`."""
     unmeasured: bool = False
     """The last one gave no energy: nothing can be known."""
 
@@ -63,6 +65,32 @@ class Size:
     max_tokens: int | None
     """Of one sequence of the answer; None: it does not say."""
     sequences: int
+    media: Media | None = None
+
+    @classmethod
+    def of(cls, started: RequestStarted) -> Size:
+        """Of a request that was started before a restart: `max_tokens` is not known any more."""
+        model, size = started.model or "", started.body_bytes
+        return cls(started.route, model, size, None, started.sequences, started.media)
+
+    @property
+    def like(self) -> str:
+        """What its energy is learnt by: requests for media by what is said of them, too."""
+        media = self.media
+        if media is None:
+            return f"{self.route} {self.model}"
+        said = ("size", media.size), ("steps", media.steps), ("frames", media.frames)
+        return " ".join([self.route, self.model, *(name for name, value in said if value is not None)])
+
+    @property
+    def units(self) -> float:
+        """Pixels times steps times frames of all its images or videos, as far as they are said: the energy of
+        diffusion goes with these. 1 for all else."""
+        media = self.media
+        if media is None:
+            return 1.0
+        pixels = (media.width or 1) * (media.height or 1)
+        return float(media.count * pixels * (media.steps or 1) * (media.frames or 1))
 
     @property
     def prompt_tokens(self) -> int:
@@ -76,7 +104,7 @@ class Expected:
 
     def uj(self, size: Size) -> int | None:
         """None: nothing is known of its like."""
-        known = self.learnt.get(_name(size.route, size.model))
+        known = self.learnt.get(size.like)
         if known is None:
             return None
         if known.per_token.seen:
@@ -84,12 +112,12 @@ class Expected:
                 known.per_byte.high * size.body_bytes + known.per_token.high * self._tokens(size, known)
             )
         if known.whole.seen:
-            return round(known.whole.high)
+            return round(known.whole.high * size.units)
         return 0 if known.unmeasured else None
 
     def answer_tokens(self, size: Size, otherwise: int) -> int:
         """Tokens of all its answers."""
-        known = self.learnt.get(_name(size.route, size.model))
+        known = self.learnt.get(size.like)
         if size.max_tokens is None and (known is None or not known.answer_tokens.seen):
             return otherwise * size.sequences
         return round(self._tokens(size, known))
@@ -102,7 +130,7 @@ class Expected:
         """A request of this size was settled so."""
         if record.status != "ok":
             return
-        name = _name(size.route, size.model)
+        name = size.like
         known = self.learnt.pop(name, None) or Learnt()  # to the end: those that are used stay
         self.learnt[name] = known
         while len(self.learnt) > MOST:
@@ -114,12 +142,8 @@ class Expected:
         if record.prefill_uj is None or record.decode_uj is None or record.energy_uj is None:
             return
         if tokens is None:
-            known.whole.add(record.energy_uj)
+            known.whole.add(record.energy_uj / size.units)
             return
         known.per_byte.add(record.prefill_uj / max(size.body_bytes, 1))
         # A sequence's first token comes from prefill.
         known.per_token.add(record.decode_uj / max(tokens - size.sequences, 1))
-
-
-def _name(route: str, model: str) -> str:
-    return f"{route} {model}"

@@ -168,7 +168,7 @@ class Gate:
         if not ask.accounted:
             self._check(holder, 0, now_us)
             return Grant(self, holder.scopes, None, 0, 0)
-        size = Size(ask.path, ask.model or "", body_bytes, ask.max_tokens, ask.sequences)
+        size = Size(ask.path, ask.model or "", body_bytes, ask.max_tokens, ask.sequences, ask.media)
         tokens = uj = 0
         if holder.counted:
             tokens = size.prompt_tokens + self.expected.answer_tokens(size, self._output_tokens)

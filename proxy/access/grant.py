@@ -48,8 +48,11 @@ class Grant:
         """What is left, for the answer."""
         return rate_headers(self._gate, self.scopes)
 
-    def end(self, record: RequestRecord | None, usage: Usage | None) -> None:
-        """The answer is over. `record` is as it is now; None where no account is kept."""
+    def end(self, record: RequestRecord | None, usage: Usage | None, *, goes_on: bool = False) -> None:
+        """The answer is over. `record` is as it is now; None where there is none, or none yet.
+
+        `goes_on`: its backend works on, so that what it has cost so far is not all.
+        """
         if self._ended:
             return
         self._ended = True
@@ -58,10 +61,11 @@ class Grant:
             scope.parallel -= 1
             if scope.tokens is not None and unused:
                 scope.tokens.take(-unused)
-        if record is None or record.status == "rejected":
+        if self.size is None or (record is not None and record.status == "rejected"):
             self._hold(0)
-        elif record.energy_uj is not None:
-            self._hold(record.energy_uj + (record.uncertainty_uj or 0))
+        elif record is not None and record.energy_uj is not None:
+            now_uj = record.energy_uj + (record.uncertainty_uj or 0)
+            self._hold(max(now_uj, self.held_uj) if goes_on else now_uj)
 
     def _used(self, record: RequestRecord | None, usage: Usage | None) -> int:
         """Tokens, as far as anybody counted them; what was reserved where nobody did."""

@@ -25,7 +25,7 @@ from accounting.records import Correction, Output, RequestRecord
 from accounting.service import Sink
 from accounting.store.engine import StoreError
 from accounting.store.sums import DAY_US
-from proxy.access.expected import Learnt
+from proxy.access.expected import Learnt, Size
 from proxy.access.gate import Gate
 from proxy.access.grant import Grant
 
@@ -137,7 +137,6 @@ class Spending:
 
         The gate must have its keys.
         """
-        self._take_up(ledger)
         note = snapshot.read(self._path, Note)
         outputs = [output for some, _ in made_again for output in some]
         for record in outputs:
@@ -153,6 +152,7 @@ class Spending:
             log.warning("budgets go on from the note beside the journal: %s", error)
         for key, day, uj in spent:
             self._spend(key, day, uj)
+        self._take_up(ledger)
 
     def _take_up(self, ledger: Ledger) -> None:
         """Requests that are not settled yet, and those that may still be corrected."""
@@ -164,8 +164,10 @@ class Spending:
                 day = told.recorded.finished_us // DAY_US
                 self._settled[told.started.uid] = told.started.api_key, day
                 continue
-            grant = Grant(self._gate, self._gate.scopes_of(told.started.api_key), None, 0, 0)
-            grant.end(ledger.provisional(handle), None)
+            size = Size.of(told.started)
+            held_uj = self._gate.expected.uj(size) or 0
+            grant = Grant(self._gate, self._gate.scopes_of(told.started.api_key), size, 0, held_uj)
+            grant.end(ledger.provisional(handle), None, goes_on=told.job is not None)
             self._flying[told.started.uid] = grant
 
     def _of(self, outputs: Iterable[Output]) -> Iterable[Spent]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from accounting.access.keys import Key, Keyring, Limits, Secret, digest
-from accounting.events import Usage
+from accounting.events import Media, Usage
 from accounting.records import RequestRecord
 from accounting.store.sums import DAY_US
 from proxy.access.bucket import Bucket
@@ -149,6 +149,19 @@ def test_a_model_without_tokens_is_expected_by_the_request_and_one_never_measure
         expected.learn(dark, settled(None))
     assert expected.uj(image) == pytest.approx(5 * MILLION, rel=0.01)
     assert expected.uj(dark) == 0
+
+
+def test_images_are_expected_by_their_pixels_steps_and_number() -> None:
+    expected = Expected()
+
+    def size(count: int, steps: int | None) -> Size:
+        media = Media(kind="image", count=count, width=64, height=64, steps=steps)
+        return Size("/v1/images/generations", "m", 100, None, 1, media)
+
+    for _ in range(100):
+        expected.learn(size(1, 10), settled(MILLION, completion_tokens=None))
+    assert expected.uj(size(4, 50)) == pytest.approx(20 * MILLION, rel=0.01)
+    assert expected.uj(size(1, None)) is None  # how many steps the server takes by itself is not known
 
 
 def test_what_failed_teaches_nothing() -> None:
@@ -313,6 +326,18 @@ def test_a_model_nobody_knows_takes_all_that_is_left_and_goes_alone(gate_of: Mak
     assert (refused.value.code, refused.value.again) == ("rate_limit_exceeded", True)
     first.end(settled(3 * MILLION, uncertainty_uj=MILLION), None)
     assert gate.scopes["project/p"].reserved_uj == 4 * MILLION
+
+
+def test_what_goes_on_at_its_backend_keeps_what_it_has_reserved(gate_of: MakeGate) -> None:
+    gate = gate_of(Limits(uj_per_day=100 * MILLION), first_uj=10 * MILLION)
+    holder, scope = known(gate), gate.scopes["project/p"]
+    job, left = (gate.admit(holder, ask(), 32) for _ in range(2))
+    job.end(None, None)  # a video: the answer only says that it was begun
+    left.end(settled(MILLION), None, goes_on=True)  # the client left, the server paints on
+    assert (scope.reserved_uj, scope.parallel) == (20 * MILLION, 0)
+    for grant in (job, left):
+        grant.settle(settled(4 * MILLION), 20_780)
+    assert (scope.reserved_uj, scope.day_uj) == (0, 8 * MILLION)
 
 
 def test_what_may_be_expected_of_an_unknown_model_can_be_said(gate_of: MakeGate) -> None:

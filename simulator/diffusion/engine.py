@@ -21,7 +21,7 @@ from simulator.engine import ENERGY_NOISE, TIME_NOISE
 from simulator.gpu.load import STALL_US, Curve, Load, Turns, now_us
 from simulator.truth import Truth, split
 
-SLICE_S = 0.05
+SLICE_S = 0.01
 
 
 @dataclass(eq=False, slots=True)

@@ -62,7 +62,9 @@ def _indexes(table: str) -> tuple[list[str], dict[str, str]]:
     """The primary key's columns, and by name the statement that makes each other index."""
     connection = op.get_bind()
     primary = sa.inspect(connection).get_pk_constraint(table)["constrained_columns"]
-    query = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() AND tablename = :t"
+    query = (
+        "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() AND tablename = :t"
+    )
     found = connection.execute(sa.text(query), {"t": table}).all()
     return primary, {row.indexname: row.indexdef for row in found if row.indexname != f"pk_{table}"}
 

@@ -347,7 +347,7 @@ class RequestFinished(Event, tag="finished", frozen=True, kw_only=True):
     times: EngineTimes | None = None
     error: str | None = None
     goes_on: bool = False
-    """Nobody waits for the answer any more, but the server works on it to the end: diffusion servers do."""
+    """Nobody waits for the answer any more, but a server that has begun works on it to the end."""
 
 
 class RequestTimes(Event, tag="times", frozen=True, kw_only=True):

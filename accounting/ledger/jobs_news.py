@@ -1,8 +1,9 @@
 """What becomes known of images and videos late: when a job ended, and so when it and those behind it ran.
 
-A client that goes away ends nothing: diffusion servers work on to the end (vLLM-Omni 0.30, SGLang 0.5.23 as
-observed). Such a job is `left`: it stays open until its server's counts show it gone, a job behind it ends,
-or, where nothing tells, the time is over that it should take. Its energy is its own all that time.
+A client that goes away, or deletes a job, ends nothing that runs: diffusion servers work on to the end, and
+drop only what still waits (vLLM-Omni 0.30 as observed). Such a job is `left`: it stays open until a job
+behind it ends, or the time is over that it should take and its server does not count it any more. Its energy
+is its own all that time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from accounting.events import EngineCounters
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.jobs import JobWork, media_of, parts, size_j
-from accounting.ledger.jobs_queue import TOO_SOON, Window, expected_us, note_end, seats, windows
+from accounting.ledger.jobs_queue import Window, expected_us, note_end, seats, windows
 from accounting.ledger.jobs_state import LATEST, JobsState, Look, Served
 
 Ints = NDArray[np.int64]
@@ -56,6 +57,11 @@ def end(flights: Flights, row: int, group: Group, state: JobsState, end_us: int)
     _lay(flights, group, state, row)
 
 
+def runs(flights: Flights, row: int, group: Group, state: JobsState) -> bool:
+    """Whether its server has begun with this job, which has not ended."""
+    return _window(flights, state, rows_of(flights, group, int(flights.column[row])), row) is not None
+
+
 def end_of_left(flights: Flights, row: int, group: Group, state: JobsState, now_us: int) -> int | None:
     """When a job ended whose client has gone; None while it may still run."""
     rows = rows_of(flights, group, int(flights.column[row]))
@@ -63,19 +69,21 @@ def end_of_left(flights: Flights, row: int, group: Group, state: JobsState, now_
     if found is None:
         return None
     begin_us, left_us = found.begin_us, flights.teller(row).left_us
-    usual_us, sure = expected_us(state, size_j(media_of(flights, row), state.usual))
+    usual_us, _ = expected_us(state, size_j(media_of(flights, row), state.usual))
     due_us = max(begin_us + usual_us, left_us)
-    if state.looks and state.looks[-1].t_us > now_us - LOOK_US and now_us < begin_us + MOST_TIMES * usual_us:
-        # Those that somebody waits for are there; a count of no more than these says that this one is not.
-        least_us: int = max(begin_us, left_us, begin_us + int(TOO_SOON * usual_us) if sure else 0)
-        before_us = least_us
-        for seen in state.looks:
-            if seen.t_us >= least_us:
-                if seen.running + seen.waiting <= _waited_for(flights, rows, seen.t_us):
-                    return min(max(due_us, before_us), seen.t_us)
-                before_us = seen.t_us
+    if now_us < due_us:
         return None
-    return due_us if now_us >= due_us else None
+    # More at the server than somebody waits for: it is still there. That there are no more proves nothing by
+    # itself, as servers may not count what nobody waits for.
+    looks = [look for look in state.looks if look.t_us >= left_us]
+    still_us = [
+        look.t_us for look in looks if look.running + look.waiting > _waited_for(flights, rows, look.t_us)
+    ]
+    if not still_us:
+        return due_us
+    told_us = looks[-1].t_us
+    patient = now_us < min(told_us + LOOK_US, begin_us + MOST_TIMES * usual_us)
+    return None if told_us == still_us[-1] and patient else max(still_us[-1], due_us)
 
 
 def _window(flights: Flights, state: JobsState, rows: Ints, row: int) -> Window | None:

@@ -45,9 +45,11 @@ class OpenJobs:
             self._flights.teller(row).job = event.job
 
     def leave(self, row: int, event: RequestFinished) -> bool:
-        """Nobody waits for it any more, and its server works on. Whether it stays open for that."""
-        told = self._flights.teller(row)
-        if not event.goes_on or not self.is_job(row) or told.left_us:
+        """Nobody waits for it any more. Whether it stays open, as its server works on: it has begun."""
+        told, group, state = self._flights.teller(row), self._group(row), self._state(row)
+        if not event.goes_on or group is None or state is None or told.left_us:
+            return False
+        if not jobs_news.runs(self._flights, row, group, state):
             return False
         told.left_us = max(event.t_us, int(self._flights.start[row]), 1)
         self._left.add(event.handle)

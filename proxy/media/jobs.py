@@ -15,7 +15,6 @@ from accounting.records import Correction, Output, RequestRecord, corrected
 from accounting.service import Accountant
 from accounting.store.queries import StoreReader
 from proxy.backends import Backend, Backends
-from proxy.media import video
 from proxy.media.video import Video
 
 KEPT = 10_000
@@ -148,13 +147,11 @@ class Jobs:
             )
         )
 
-    def deleted(self, job: Job, answer: bytes) -> None:
-        """The server took a deletion. vLLM-Omni 0.30 breaks a running job off and says `deleted`; SGLang
-        0.5.23 only forgets it, describes it once more, and works on to the end (as observed)."""
-        described = video.parse(answer)
-        goes_on = described is not None and described.status == "deleted"
+    def deleted(self, job: Job) -> None:
+        """The server took a deletion: it drops what waits, and forgets what runs, but works on to the end of
+        that (vLLM-Omni 0.30, SGLang 0.5.23 as observed)."""
         taken_back = Video(id=job.id, status="deleted")
-        self.ended(job, taken_back, self._now_us, why="the client deleted it", goes_on=goes_on)
+        self.ended(job, taken_back, self._now_us, why="the client deleted it", goes_on=True)
 
     @property
     def _now_us(self) -> int:

@@ -209,7 +209,7 @@ async def delete(request: Request, video_id: str) -> Response:
     answer = await _ask(request, backend, path, "DELETE")
     body = await _read(backend, answer)
     if job is not None and answer.status_code < 300:
-        _jobs(request).deleted(job, body)
+        _jobs(request).deleted(job)
     return Response(body, answer.status_code, _headers(answer, whole=True))
 
 

@@ -101,17 +101,11 @@ class DiffusionServer:
                     self._draws(self.step_s)
                     time.sleep(self.step_s)  # this is the work
                     work.progress = 100 * (step + 1) // work.steps
-                    if self._taken_back(work):
-                        break
                 self.running = 0
                 work.seconds, work.completed_s = time.time() - began_s, time.time()
                 work.status = "completed"
                 self.served.append(work)
             work.done.set()
-
-    @staticmethod
-    def _taken_back(work: Work) -> bool:
-        return work.cancelled
 
     # what is answered
 
@@ -200,8 +194,7 @@ class DiffusionServer:
         if self.kind == "sglang":  # it goes on, and is only forgotten
             self._jobs.pop(work.id)
             return {**self.video(work), "status": "deleted"}
-        work.cancelled = True
-        work.done.wait()
+        work.cancelled = True  # that drops it if it waits; what runs goes on
         self._jobs.pop(work.id)
         return {"id": work.id, "deleted": True, "object": "video.deleted"}
 

@@ -185,20 +185,22 @@ def test_an_end_that_is_told_late_gives_the_time_behind_it_to_the_next() -> None
 
 
 def test_a_job_goes_on_over_a_restart_and_what_was_no_job_is_lost_but_paid() -> None:
-    story = one_gpu((6.0, BUSY), (20.0, IDLE))
+    story = one_gpu((6.0, BUSY), (18.0, IDLE))
     warm(story, 6.0, 2)
-    video = ask(story, "video", 10.0, None, VIDEO)
-    story.plan(10.1, JobStarted(t_us=us(10.1), handle=video, job="video_1"))
-    ask(story, "image", 10.5, None)
-    story.run(12.0)
+    ask(story, "image", 10.0, None)
+    video = ask(story, "video", 10.5, None, VIDEO)
+    story.plan(10.6, JobStarted(t_us=us(10.6), handle=video, job="video_1"))
+    ask(story, "waits", 10.7, None)
+    story.run(11.0)
     story.ledger = Ledger(written_and_read(story.ledger.state))
-    story.say(ServiceStarted(t_us=us(12.0), source=0, version="test"))
+    story.say(ServiceStarted(t_us=us(11.0), source=0, version="test"))
     assert {told.job for told in story.ledger.jobs().values()} == {"video_1"}
     finish(story, video, 18.0)
     story.run(24.0)
     record = story.records["video"]
     assert (record.status, record.job, record.media) == ("ok", "video_1", VIDEO)
-    assert record.energy_uj == joules(BUSY * 8.0)
+    assert record.energy_uj == joules(BUSY * 6.0)
+    assert (story.records["waits"].status, story.records["waits"].energy_uj) == ("lost", 0)
     image = story.records["image"]
     assert (image.status, image.energy_uj) == ("lost", joules(BUSY * 2.0))
     assert_all_charged(story)

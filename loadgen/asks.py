@@ -14,6 +14,7 @@ them.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ IMAGES, VIDEOS = "/v1/images/generations", "/v1/videos"
 DIFFUSION = ("text-to-image", "text-to-video")
 NAMES = (*lengths.TASKS, *DIFFUSION)
 
+BOUNDARY = "joulegate-loadgen-form"
 CAPTION_TOKENS = 30
 """Mean length of what images and videos are asked for with. Assumed."""
 
@@ -39,6 +41,16 @@ class Ask:
     path: str
     body: dict[str, Any]
     wanted: int | None = None
+
+    def encoded(self) -> tuple[str, str]:
+        """Content type and body: JSON; for videos a form, as OpenAI's client sends it."""
+        if self.path != VIDEOS:
+            return "application/json", json.dumps(self.body)
+        lines = [
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+            for name, value in self.body.items()
+        ]
+        return f"multipart/form-data; boundary={BOUNDARY}", "".join([*lines, f"--{BOUNDARY}--\r\n"])
 
 
 @dataclass(frozen=True, slots=True)

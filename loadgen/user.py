@@ -208,10 +208,9 @@ class OpenAIUser(FastHttpUser):
 
     def _post(self, ask: Ask, name: str) -> ResponseContextManager:
         headers = {"x-request-id": name, "x-joulegate-tenant": f"loadgen-{self.kind}"}
-        headers |= {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-        headers |= settled.authorization()
+        kind, body = ask.encoded()
+        headers |= {"Content-Type": kind, "Accept-Encoding": "identity", **settled.authorization()}
         options: dict[str, Any] = {"catch_response": True, "stream": bool(ask.body.get("stream"))}
-        body = json.dumps(ask.body)
         return self.client.request("POST", ask.path, name=self.kind, data=body, headers=headers, **options)
 
     def _take(self, ask: Ask, answer: ResponseContextManager, row: Row, seen: stream.Streamed) -> None:

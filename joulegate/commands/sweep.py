@@ -156,10 +156,11 @@ def stop(
         return f"{level.failures} of {ended} requests failed"
     if ttft_ms is not None and level.ttft_ms is not None and level.ttft_ms["p90"] > ttft_ms:
         return f"TTFT is {level.ttft_ms['p90']:.0f} ms at the 90th percentile"
-    if gain is not None and before is not None and before.tokens_per_s > 0:
-        risen = level.tokens_per_s / before.tokens_per_s - 1
+    if gain is not None and before is not None:
+        speeds = [one.tokens_per_s or one.responses_per_s for one in (before, level)]
+        risen = speeds[1] / speeds[0] - 1 if speeds[0] else 0.0
         if risen < gain:
-            return f"tokens/s rose by {risen:.1%} only"
+            return f"{'tokens' if level.tokens_per_s else 'responses'}/s rose by {risen:.1%} only"
     return None
 
 
@@ -167,9 +168,12 @@ def _say(console: Console, plan: Plan, level: Level) -> None:
     proof = level.proof
     same = {True: "to the microjoule", None: "cannot be told, other traffic", False: "NO"}[proof.exact]
     ttft = "" if level.ttft_ms is None else f", TTFT {level.ttft_ms['p50']:.0f} ms"
+    speed = f"{level.responses_per_s:.2f} responses/s"
+    if level.tokens_per_s is not None:
+        speed = f"{level.tokens_per_s:.1f} tokens/s"
+        speed += f", {_figure(level.joules_per_token, level.joules_per_token_interval)} J/token"
     console.print(
-        f"{level.level:>6g} {'in flight' if plan.closed else 'per s'}: {level.tokens_per_s:9.1f} tokens/s, "
-        f"{_figure(level.joules_per_token, level.joules_per_token_interval)} J/token, "
+        f"{level.level:>6g} {'in flight' if plan.closed else 'per s'}: {speed}, "
         f"{_figure(level.joules_per_response, level.joules_per_response_interval)} J/response{ttft}, "
         f"{level.requests} requests in {level.seconds:.0f} s",
         soft_wrap=True,

@@ -88,7 +88,7 @@ class Level:
     cut: int
     in_flight: float
     tokens: float
-    tokens_per_s: float
+    tokens_per_s: float | None
     tokens_per_s_interval: Interval | None
     responses_per_s: float
     requests_joules: float | None
@@ -316,8 +316,8 @@ def _level(
         cut=sum(one.status == "cut" for one in seen),
         in_flight=sum(one.in_flight * one.seconds for one in moments) / took_s,
         tokens=tokens,
-        tokens_per_s=speed or 0.0,
-        tokens_per_s_interval=speed_interval,
+        tokens_per_s=speed or None,
+        tokens_per_s_interval=speed_interval if speed else None,
         responses_per_s=len(done) / took_s,
         requests_joules=joules("requests_w"),
         idle_joules=joules("idle_w"),

@@ -88,14 +88,14 @@ def _facts(levels: Sequence[Level]) -> str:
     cheap = min(
         (x for x in levels if x.joules_per_token), key=lambda x: x.joules_per_token or 0, default=None
     )
-    fast = max(levels, key=lambda x: x.tokens_per_s, default=None)
+    fast = max(levels, key=lambda x: x.tokens_per_s or 0.0, default=None)
     total = sum(x.proof.books_joules or 0 for x in levels)
     facts = [("levels", str(len(levels))), ("requests", f"{sum(x.proof.requests for x in levels):,}")]
     if total:
         facts.append(("GPU energy in all", f"{total / 1000:,.1f} kJ"))
     if cheap is not None:
         facts.append(("least J/token", f"{cheap.joules_per_token:.3g} at {cheap.level:g}"))
-    if fast is not None and fast.tokens:
+    if fast is not None and fast.tokens_per_s:
         facts.append(("most tokens/s", f"{short(fast.tokens_per_s)} at {fast.level:g}"))
     responses = [x.joules_per_response for x in levels if x.joules_per_response is not None]
     if responses:

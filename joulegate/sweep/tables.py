@@ -18,7 +18,14 @@ readings at both ends are a fraction of a second old."""
 
 def of_levels(plan: Plan, levels: Sequence[Level], paper: Sequence[Point]) -> str:
     known = {float(point.max_num_seqs): point for point in paper} if plan.closed else {}
-    head = ["in flight" if plan.closed else "rate", "requests", "failed", "tokens/s", "J/token"]
+    head = [
+        "in flight" if plan.closed else "rate",
+        "requests",
+        "failed",
+        "responses/s",
+        "tokens/s",
+        "J/token",
+    ]
     if known:
         head += ["paper: tokens/s", "paper: J/token"]
     head += [
@@ -34,7 +41,13 @@ def of_levels(plan: Plan, levels: Sequence[Level], paper: Sequence[Point]) -> st
     ]
     rows = []
     for x in levels:
-        cells = [f"{x.level:g}", str(x.requests), str(x.failures), short(x.tokens_per_s)]
+        cells = [
+            f"{x.level:g}",
+            str(x.requests),
+            str(x.failures),
+            short(x.responses_per_s),
+            _figure(x.tokens_per_s),
+        ]
         cells.append(_with(x.joules_per_token, x.joules_per_token_interval))
         if known:
             point = known.get(x.level)

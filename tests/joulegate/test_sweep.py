@@ -88,6 +88,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_and_its_energies_add_up(
         assert level.joules_per_token == pytest.approx(level.requests_joules / level.tokens)
         if (interval := level.joules_per_token_interval) is not None:
             assert interval.low <= level.joules_per_token <= interval.high
+        assert level.tokens_per_s is not None
         assert level.tokens_per_s == pytest.approx(level.tokens / level.seconds)
         assert (level.power_w or 0) > 140
         own = [seen for seen in ran.seen if seen.in_steady]
@@ -170,6 +171,8 @@ def test_a_ladder_stops_when_more_brings_nothing() -> None:
     assert stop(level(), level(tokens_per_s=500.0), 0.05, 0.05, 100.0) is None
     assert stop(level(), None, 0.05, None, None) is None
     assert "1.0%" in (stop(level(tokens_per_s=1010.0), level(), 0.05, None, None) or "")
+    images = level(tokens_per_s=None, responses_per_s=1.0)
+    assert "responses/s" in (stop(images, images, 0.05, None, None) or "")
     assert "6 of 106" in (stop(level(failures=6), None, None, 0.05, None) or "")
     slow = level(ttft_ms={"p50": 90.0, "p90": 150.0})
     assert "150 ms" in (stop(slow, None, None, None, 100.0) or "")

@@ -1,4 +1,4 @@
-"""Text to image and to video under Locust against a server that answers in the shapes of the OpenAI API."""
+"""Text to image and to video under Locust: on the simulated server, and with jobs that fail."""
 
 from __future__ import annotations
 
@@ -7,13 +7,33 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from email import message_from_bytes
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from simulator.process import SimulatedEngine
+
 FILE = Path(__file__).parents[2] / "loadgen" / "taskfile.py"
+
+
+def fields(kind: str, body: bytes) -> dict[str, Any]:
+    """Of a JSON body, or of a form: read by the standard library."""
+    if kind == "application/json":
+        loaded: dict[str, Any] = json.loads(body)
+        return loaded
+    form = message_from_bytes(b"content-type: " + kind.encode() + b"\r\n\r\n" + body)
+    parts = form.get_payload()
+    assert isinstance(parts, list)
+    found = {}
+    for part in parts:
+        assert isinstance(part, Message)
+        found[str(part.get_param("name", header="content-disposition"))] = part.get_payload()
+    return found
 
 
 class Studio(BaseHTTPRequestHandler):
@@ -26,7 +46,7 @@ class Studio(BaseHTTPRequestHandler):
     keys: set[str | None]
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        body = fields(self.headers["content-type"], self.rfile.read(int(self.headers["content-length"])))
         self.asked.append((self.path, body))
         self.keys.add(self.headers["authorization"])
         if self.path == "/v1/images/generations":
@@ -94,5 +114,35 @@ def test_images_and_videos_are_made_waited_for_and_fetched(
     assert {row["joules"] for row in videos if row["status"] == "ok"} == {90.0}
     assert len(seen.fetched) == len(videos) - len(failed)
     assert {row["first_at"] for row in rows} == {None}
-    assert {body["num_inference_steps"] for _, body in seen.asked} == {7}
+    assert {int(body["num_inference_steps"]) for _, body in seen.asked} == {7}
+    for path, body in seen.asked:
+        size = "832x480" if path == "/v1/videos" else "1024x1024"
+        assert (body["model"], body["size"]) == ("m", size)
     assert seen.keys == {"Bearer secret"}
+
+
+@pytest.mark.parametrize(("model", "name"), [("tiny-image", "TextToImage"), ("tiny-video", "TextToVideo")])
+def test_the_simulated_server_makes_what_is_asked(model: str, name: str, tmp_path: Path) -> None:
+    with SimulatedEngine(tmp_path / "engine", model=model, library=False) as engine:
+        command = [sys.executable, "-m", "locust", "-f", str(FILE), "--headless", "--host", engine.url]
+        command += [
+            "--model",
+            model,
+            "--rows",
+            str(tmp_path),
+            "--send-s",
+            "2",
+            "-s",
+            "30s",
+            "-u",
+            "2",
+            "-r",
+            "2",
+        ]
+        command += ["--output", "128x64", "--video-seconds", "1", "--steps", "2", name]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        truth = httpx.get(f"{engine.url}/simulator/truth").json()["data"]
+    rows = [json.loads(line) for line in (tmp_path / "requests-0.jsonl").read_text().splitlines()]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["id"] for row in rows} == {account["request_id"] for account in truth}

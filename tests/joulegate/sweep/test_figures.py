@@ -9,7 +9,7 @@ import pytest
 from joulegate.sweep import figures
 from joulegate.sweep.api import Moment
 from joulegate.sweep.figures import Window
-from joulegate.sweep.level import prove
+from joulegate.sweep.level import METER_LAG_S, prove
 from joulegate.sweep.load import Load
 from joulegate.sweep.plan import Plan, SweepError
 
@@ -108,7 +108,7 @@ def test_books_are_compared_with_the_meter_over_the_same_time() -> None:
     proof = prove([], 0, booked, {"G"}, 0.0, (1.5, 8.5, 700.0))
     assert proof.books_joules == pytest.approx(700.0)
     assert proof.meter_off == pytest.approx(0)
-    assert proof.meter_tolerance == pytest.approx(50 / 700)
+    assert proof.meter_tolerance == pytest.approx(2 * METER_LAG_S * 100 / 700)
     lost = prove([], 0, booked, {"G"}, 0.0, (1.5, 8.5, 900.0))
     assert not lost.met
     unmeasured = [*booked[:9], moment(9.0, measured_uj=None)]

@@ -72,8 +72,9 @@ class Gate:
         self.keyring = Keyring()
         self.scopes: dict[str, Scope] = {}
         self._of_key: dict[str, Sequence[Scope]] = {}
-        self._periods = periods_of(now_us())
-        self._day_ends_us = (self._periods.day + 1) * DAY_US
+        self._periods: Periods
+        self._day_ends_us = self._month_ends_us = 0
+        self._begin_day(now_us())
         self.rejected: defaultdict[str, int] = defaultdict(int)
         """By the limit that was reached, or the error's code."""
         self.follow: Callable[[int, Grant], None] = lambda handle, grant: None
@@ -164,7 +165,7 @@ class Gate:
             raise errors.no_tunnel()
         now_us = self.now_us()
         if now_us >= self._day_ends_us:
-            self._next_day(now_us)
+            self._begin_day(now_us)
         if not ask.accounted:
             self._check(holder, 0, now_us)
             return Grant(self, holder.scopes, None, 0, 0)
@@ -200,14 +201,12 @@ class Gate:
 
     def _check_energy(self, scopes: Sequence[Scope], uj: int, now_us: int) -> None:
         for scope in scopes:
-            limits = scope.limits
-            for reason, limit_uj, spent_uj in (
-                ("joules_day", limits.uj_per_day, scope.day_uj),
-                ("joules_month", limits.uj_per_month, scope.month_uj),
-            ):
-                if limit_uj is None or spent_uj + scope.reserved_uj + uj <= limit_uj:
-                    continue
-                raise self._over(reason, scope, limit_uj, spent_uj, uj, now_us)  # type: ignore[arg-type]
+            limits, more_uj = scope.limits, scope.reserved_uj + uj
+            day_uj, month_uj = limits.uj_per_day, limits.uj_per_month
+            if day_uj is not None and scope.day_uj + more_uj > day_uj:
+                raise self._over("joules_day", scope, day_uj, scope.day_uj, uj, now_us)
+            if month_uj is not None and scope.month_uj + more_uj > month_uj:
+                raise self._over("joules_month", scope, month_uj, scope.month_uj, uj, now_us)
 
     def _over(
         self, reason: Reason, scope: Scope, limit_uj: int, spent_uj: int, uj: int, now_us: int
@@ -223,19 +222,18 @@ class Gate:
 
     def ends_s(self, reason: Reason, now_us: int) -> float:
         """How long this day or this month still lasts."""
-        day = self._periods.day + 1
-        if reason == "joules_month":
-            day = next_month(self._periods)
-        return (day * DAY_US - now_us) / 1e6
+        ends_us = self._month_ends_us if reason == "joules_month" else self._day_ends_us
+        return (ends_us - now_us) / 1e6
 
     @property
     def periods(self) -> Periods:
         """The day and month that count now."""
         return self._periods
 
-    def _next_day(self, now_us: int) -> None:
+    def _begin_day(self, now_us: int) -> None:
         self._periods = periods_of(now_us)
         self._day_ends_us = (self._periods.day + 1) * DAY_US
+        self._month_ends_us = next_month(self._periods) * DAY_US
         for scope in self.scopes.values():
             scope.enter(self._periods)
 

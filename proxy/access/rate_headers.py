@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 from proxy.access.bucket import Bucket
@@ -17,29 +18,39 @@ def rate_headers(gate: Gate, scopes: Sequence[Scope]) -> list[Header]:
     """None where nothing is limited. Joules are those of the day or the month, whichever has less left."""
     now_us = gate.now_us()
     found: list[Header] = []
-    _rate(found, b"requests", [s.requests for s in scopes if s.requests is not None], now_us)
-    _rate(found, b"tokens", [s.tokens for s in scopes if s.tokens is not None], now_us)
-    budgets: list[tuple[int, int, Reason]] = []
+    requests: Bucket | None = None
+    tokens: Bucket | None = None
+    left_uj, limit_uj, reason = NO_BUDGET
     for scope in scopes:
-        limits, held_uj = scope.limits, scope.reserved_uj
-        if limits.uj_per_day is not None:
-            left_uj = limits.uj_per_day - scope.day_uj - held_uj
-            budgets.append((left_uj, limits.uj_per_day, "joules_day"))
-        if limits.uj_per_month is not None:
-            left_uj = limits.uj_per_month - scope.month_uj - held_uj
-            budgets.append((left_uj, limits.uj_per_month, "joules_month"))
-    if budgets:
-        left_uj, limit_uj, reason = min(budgets)
-        ends_s = gate.ends_s(reason, now_us)
-        _three(found, b"joules", b"%g" % (limit_uj / 1e6), b"%.3f" % max(left_uj / 1e6, 0.0), ends_s)
+        if (bucket := scope.requests) is not None and (requests is None or _less(bucket, requests, now_us)):
+            requests = bucket
+        if (bucket := scope.tokens) is not None and (tokens is None or _less(bucket, tokens, now_us)):
+            tokens = bucket
+        day_uj, month_uj = scope.limits.uj_per_day, scope.limits.uj_per_month
+        if day_uj is not None and (rest_uj := day_uj - scope.day_uj - scope.reserved_uj) < left_uj:
+            left_uj, limit_uj, reason = rest_uj, day_uj, "joules_day"
+        if month_uj is not None and (rest_uj := month_uj - scope.month_uj - scope.reserved_uj) < left_uj:
+            left_uj, limit_uj, reason = rest_uj, month_uj, "joules_month"
+    if requests is not None:
+        _rate(found, b"requests", requests, now_us)
+    if tokens is not None:
+        _rate(found, b"tokens", tokens, now_us)
+    if limit_uj >= 0:
+        limit, left = b"%g" % (limit_uj / 1e6), b"%.3f" % max(left_uj / 1e6, 0.0)
+        _three(found, b"joules", limit, left, gate.ends_s(reason, now_us))
     return found
 
 
-def _rate(found: list[Header], name: bytes, buckets: list[Bucket], now_us: int) -> None:
-    if buckets:
-        bucket = min(buckets, key=lambda b: b.level(now_us)) if len(buckets) > 1 else buckets[0]
-        left = max(int(bucket.level(now_us)), 0)
-        _three(found, name, b"%d" % bucket.limit, b"%d" % left, bucket.full_s(now_us))
+NO_BUDGET: tuple[float, int, Reason] = (inf, -1, "joules_day")
+
+
+def _less(one: Bucket, other: Bucket, now_us: int) -> bool:
+    return one.level(now_us) < other.level(now_us)
+
+
+def _rate(found: list[Header], name: bytes, bucket: Bucket, now_us: int) -> None:
+    left = max(int(bucket.level(now_us)), 0)
+    _three(found, name, b"%d" % bucket.limit, b"%d" % left, bucket.full_s(now_us))
 
 
 def _three(found: list[Header], name: bytes, limit: bytes, left: bytes, reset_s: float) -> None:

@@ -17,6 +17,7 @@ from proxy import settings_observe as settings
 from proxy.access_log import AccessLog
 from proxy.backends import Backends
 from proxy.gpu_metrics import GpuMetrics
+from proxy.media.metrics import MediaMetrics, jobs_now
 from proxy.operations import operation_of
 from proxy.tallies import Counters, Histograms, Names, Shown
 from proxy.telemetry import Telemetry
@@ -88,6 +89,7 @@ class Metrics:
             SERVED,
             PER_TOKEN_S,
         )
+        self._media = MediaMetrics(self._counters, self._histograms, PAYER, ENGINE)
         self._books = self._counters(
             "books_joules",
             "Energy of each GPU and host by where it went:"
@@ -189,6 +191,7 @@ class Metrics:
         self._duration.of((*served, "" if status == "ok" else status)).observe(duration_us / 1e6)
         if status != "ok":
             return
+        self._media.ended(record, payer, engine)
         if (first_us := record.first_token_us) is not None:
             self._ttft.of(served).observe((first_us - record.started_us) / 1e6)
             if tokens is not None and tokens > 1:
@@ -204,6 +207,7 @@ def _state(accountant: Accountant) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "joulegate_requests_in_flight", "Requests at work now.", value=accountant.in_flight
     )
+    yield from jobs_now(accountant)
     yield GaugeMetricFamily(
         "joulegate_journal_pending_bytes",
         "Journal bytes that the disk has not taken.",

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from accounting.events import Media
 from accounting.records import Correction, RequestRecord
 from proxy.metrics import Metrics
 from proxy.operations import operation_of
@@ -138,3 +139,19 @@ def test_names_that_are_known_stay_known_when_the_bound_is_reached() -> None:
 def test_operations_have_the_conventions_names_and_are_bounded() -> None:
     routes = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v2/rerank", "/v1/what/ever"]
     assert [operation_of(r) for r in routes] == ["chat", "text_completion", "embeddings", "rerank", "other"]
+
+
+def test_images_and_videos_are_counted_with_their_joules() -> None:
+    image = Media(kind="image", count=2, width=64, height=64)
+    video = Media(kind="video", frames=80, fps=16.0)
+    found = told(
+        request(media=image, energy_uj=50_000_000),
+        request(media=video, energy_uj=400_000_000),
+        request(media=video, status="aborted"),
+    )
+    made = {labels["kind"]: value for labels, value in found["joulegate_media_outputs_total"]}
+    assert made == {"image": 2, "video": 1}
+    assert [value for _, value in found["joulegate_video_seconds_total"]] == [5.0]
+    each = {labels["kind"]: value for labels, value in found["joulegate_joules_per_media_output_sum"]}
+    assert each == {"image": 25.0, "video": 400.0}
+    assert [value for _, value in found["joulegate_joules_per_video_second_sum"]] == [80.0]

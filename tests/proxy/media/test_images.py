@@ -118,7 +118,8 @@ def test_images_are_in_the_sums_of_usage(omni: Studio) -> None:
     size = "96x32"
     generate(omni, "three", 2, n=3, size=size)
     assert omni.record("three")["media"]["count"] == 3
-    wanted: dict[str, Any] = {"start_time": int(time.time()) - 3600, "bucket_width": "1d", "group_by": ["size"]}
+    since = int(time.time()) - 3600
+    wanted: dict[str, Any] = {"start_time": since, "bucket_width": "1d", "group_by": ["size"]}
 
     def counted() -> int:
         answer = omni.stack.client.get("/v1/organization/usage/images", params=wanted)

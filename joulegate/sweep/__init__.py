@@ -5,7 +5,8 @@
 - `api.py`       what joulegate says of it: records, books, the meter
 - `steady.py`    where warm-up ends
 - `spread.py`    confidence intervals by bootstrap
-- `level.py`     one level: load, figures, proof that the energies add up
+- `level.py`     one level: load, figures, proof
+- `proof.py`     that its energies add up
 - `figures.py`   the figures of a level from requests and books
 - `results.py`   the directory of a sweep
 - `page.py`      the report, of `plots.py` and `tables.py`

@@ -19,6 +19,7 @@ STYLE = Path(__file__).with_name("page.css").read_text()
 PARTS = {
     "prefill": "prefill",
     "decode": "decode",
+    "requests": "ours",
     "idle": "idle",
     "unobserved": "unobserved",
     "unmeasured": "unmeasured",
@@ -247,10 +248,11 @@ def _parts(level: Level) -> dict[str, float] | None:
     total = (level.power_w or 0.0) * level.seconds
     if not total or level.requests_joules is None:
         return None
+    # Images and videos have no such phases.
     prefill = (level.prefill_part or 0.0) * level.requests_joules
     parts = {
         "prefill": prefill,
-        "decode": level.requests_joules - prefill,
+        "decode" if level.tokens else "requests": level.requests_joules - prefill,
         "idle": level.idle_joules or 0.0,
         "unobserved": level.unobserved_joules or 0.0,
         "unmeasured": level.unmeasured_joules or 0.0,

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from joulegate.sweep.figures import Second, Seen
-from joulegate.sweep.level import Level, Proof, Ran
+from joulegate.sweep.level import Level, Ran
 from joulegate.sweep.page import page
 from joulegate.sweep.plan import Plan, SweepError
+from joulegate.sweep.proof import Proof
 from joulegate.sweep.spread import Interval
 from simulator.profiles import Point
 

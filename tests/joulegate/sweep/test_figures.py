@@ -9,9 +9,9 @@ import pytest
 from joulegate.sweep import figures
 from joulegate.sweep.api import Moment
 from joulegate.sweep.figures import Window
-from joulegate.sweep.level import METER_LAG_S, prove
 from joulegate.sweep.load import Load
 from joulegate.sweep.plan import Plan, SweepError
+from joulegate.sweep.proof import METER_LAG_S, prove
 
 PLAN = Plan("http://x", "m", "chat")
 

@@ -107,11 +107,11 @@ def micros(time_s: float) -> int:
     return T0_US + round(time_s * 1e6)
 
 
-def settle(timed: Timed, curve: Curve, begin: Sequence[AnyEvent]) -> Concluded:
-    """Tell a fresh ledger all of it, the meter's reads between."""
+def settle(timed: Timed, curve: Curve, begin: Sequence[AnyEvent], ticks: Timed | None = None) -> Concluded:
+    """Tell a fresh ledger all of it, the meter's reads between. `ticks`: those with tokens; None: without."""
     gpus = [f"GPU-{number}" for number in range(curve.gpus)]
     ledger, done = Ledger(), Concluded()
-    whole = [*timed, *_reads(curve), *_ticks(curve.end_s)]
+    whole = [*timed, *_reads(curve), *(_ticks(curve.end_s) if ticks is None else ticks)]
     whole.sort(key=lambda entry: entry[:2])
     head: list[AnyEvent] = [ServiceStarted(t_us=T0_US, source=0, version="benchmark"), *begin]
     head += [

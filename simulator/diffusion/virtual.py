@@ -6,6 +6,7 @@ all GPUs.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from simulator.diffusion.cards import Shape
 from simulator.diffusion.physics import DiffusionPhysics
 from simulator.diffusion.scheduler import Job, Phase, Piece, Scheduler
+from simulator.engine import ENERGY_NOISE, TIME_NOISE
 
 Floats = NDArray[np.float64]
 
@@ -53,8 +55,12 @@ class VirtualJob:
 class VirtualServer:
     """The server without a clock: whoever drives it says what time it is."""
 
-    def __init__(self, physics: DiffusionPhysics, max_batch: int = 1) -> None:
+    def __init__(
+        self, physics: DiffusionPhysics, max_batch: int = 1, noise: random.Random | None = None
+    ) -> None:
+        """`noise`: time and energy of each piece vary as they do in real time; None: not at all."""
         self._physics = physics
+        self._noise = noise
         self._scheduler = Scheduler(max_batch)
         self._jobs: dict[Job, VirtualJob] = {}
         self._of: dict[int, Job] = {}
@@ -84,18 +90,22 @@ class VirtualServer:
         if piece is None:
             raise RuntimeError("there is nothing to do")
         cost = piece.cost(self._physics)
+        longer, dearer = (self._vary(deviation) for deviation in (TIME_NOISE, ENERGY_NOISE))
         for inner, share_j in zip(piece.jobs, cost.shares_j, strict=True):
             job = self._jobs[inner]
             if job.begins_s is None:
                 job.begins_s = now_s
-            job.take(piece.phase, share_j)
-        return piece, cost.time_s, cost.energy_j
+            job.take(piece.phase, dearer * share_j)
+        return piece, longer * cost.time_s, dearer * cost.energy_j
 
     def end(self, piece: Piece, now_s: float) -> None:
         """The piece has run."""
         for inner in self._scheduler.complete(piece):
             self._jobs[inner].ends_s = now_s
             self._forget(inner)
+
+    def _vary(self, deviation: float) -> float:
+        return 1.0 if self._noise is None else max(0.5, self._noise.gauss(1.0, deviation))
 
     def _forget(self, inner: Job) -> None:
         del self._of[id(self._jobs.pop(inner))]
@@ -118,12 +128,13 @@ def run(
     max_batch: int = 1,
     idle_power_w: float = 0.0,
     tail_s: float = 0.0,
+    noise: random.Random | None = None,
 ) -> Course:
     """Serve all jobs to their end, then idle for `tail_s`. `idle_power_w` is that of all GPUs together."""
     arriving = sorted(jobs, key=lambda job: job.arrives_s)
     leaving = [(job.leaves_s, k, job) for k, job in enumerate(arriving) if job.leaves_s is not None]
     happening = sorted([(job.arrives_s, -1, job) for job in arriving] + leaving, key=lambda e: e[:2])
-    server = VirtualServer(physics, max_batch)
+    server = VirtualServer(physics, max_batch, noise)
     points = [(0.0, 0.0)]
     now_s = energy_j = idle_j = 0.0
     position = 0

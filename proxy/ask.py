@@ -153,8 +153,10 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         return ask
     kind = given.get(b"content-type", b"")
     if b"json" not in kind:
-        if kind.startswith(b"multipart/form-data") and (found := _FORM_MODEL.search(body, 0, FORM_BYTES)):
-            ask.model = utf8_or_latin1(bytes(found[1]))
+        if kind.startswith(b"multipart/form-data"):
+            # A form that names several leaves open which one the engine takes.
+            named = {bytes(name) for name in _FORM_MODEL.findall(body, 0, FORM_BYTES)}
+            ask.model = utf8_or_latin1(named.pop()) if len(named) == 1 else None
         return ask
     try:
         parsed = _decoder.decode(body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -18,6 +19,8 @@ from proxy.access.keeper import NOTE_FILE, Keeper, note, save
 from proxy.access.scope import Scope
 from proxy.access.spending import Collecting, Spending
 from proxy.settings import Settings
+
+log = logging.getLogger(__name__)
 
 DIRECTORY = "access"
 """Of the files, in the data directory."""
@@ -53,6 +56,8 @@ class Access:
         self.keeper.load()
         self.spending.recover(self._engine, self.sink.take(), accountant.ledger)
         self.gate.follow = self.spending.follow
+        if not self.gate.keyring.keys and self.settings.admin_digest() is None:
+            log.warning("a key is asked for and there is none: make one with `joulegate keys create`")
 
     async def run(self) -> None:
         """Keep keys fresh and notes written; runs until cancelled."""
@@ -62,12 +67,6 @@ class Access:
 
     def close(self) -> None:
         save(self.spending)
-
-    def warnings(self) -> list[str]:
-        """What an operator should know at the start."""
-        if not self.gate.keyring.keys and self.settings.admin_digest() is None:
-            return ["keys are asked for and there is none: make one with `joulegate keys create`"]
-        return []
 
     def metrics(self) -> Iterator[Metric]:
         """For /metrics."""

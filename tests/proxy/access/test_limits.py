@@ -228,6 +228,21 @@ def test_a_key_for_some_models_is_for_no_others(gate_of: MakeGate, body: bytes, 
         gate.admit(known(gate), ask(body), 10)
 
 
+def test_a_form_that_names_two_models_is_not_for_a_key_for_one(gate_of: MakeGate) -> None:
+    gate = gate_of(models=["whisper"])
+    part = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\n%s\r\n'
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+
+    def form(*models: bytes) -> Ask:
+        body = b"".join(part % model for model in models) + b"--b--\r\n"
+        return understand("POST", "/v1/audio/transcriptions", b"", headers, body)
+
+    gate.admit(known(gate), form(b"whisper"), 10)
+    for models in ((b"other",), (b"whisper", b"other"), (b"other", b"whisper"), ()):
+        with pytest.raises(Forbidden):
+            gate.admit(known(gate), form(*models), 10)
+
+
 def test_who_is_charged_is_the_keys_project_unless_it_may_name_others(gate_of: MakeGate) -> None:
     for any_tenant, tenant in ((False, "p"), (True, "else")):
         request = ask()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.dialects.diffusion import VIDEO
 from tests.proxy.media.studio import BUSY_W, Studio, studio
 from tests.proxy.stack import until
 
@@ -40,3 +43,19 @@ def test_it_works_on_to_the_end_of_what_was_deleted(sglang: Studio) -> None:
     record = sglang.record("deleted")
     assert record["status"] == "aborted"
     assert record["energy_joules"] == pytest.approx(BUSY_W * 30 * STEP_S, rel=0.4)
+
+
+def test_jobs_that_a_worker_began_are_looked_after_by_the_main_process(tmp_path: Path) -> None:
+    with studio(tmp_path, "sglang", step_s=0.01, quiet=False, server={"port": 0, "workers": 2}) as one:
+        names = [f"job-{k}" for k in range(8)]  # new connections: the kernel gives some to the worker
+        jobs = {}
+        for name in names:
+            with httpx.Client(base_url=one.proxy.url) as client:
+                body = {"model": "tiny-sglang", "prompt": "x", "num_inference_steps": 2}
+                answer = client.post("/v1/videos", json=body, headers={"x-request-id": name})
+                jobs[name] = answer.json()["id"]
+        for name, job in jobs.items():
+            with httpx.Client(base_url=one.proxy.url) as client:
+                until(lambda c=client, j=job: c.get(f"/v1/videos/{j}").json().get("energy"), "its energy")  # type: ignore[misc]
+                assert client.get(f"/v1/videos/{job}/content").content == VIDEO
+            assert one.record(name)["job"] == job

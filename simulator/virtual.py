@@ -55,6 +55,8 @@ class Course:
     """What the GPUs did: step k ended at `step_end_s[k]` and made `step_tokens[k]` tokens.
 
     Cumulative energy is linear between the points (`time_s`, `energy_j`); `idle_j` of it lay between steps.
+    `looks` are what an engine's gauges showed after steps, one row each: time in seconds, requests running
+    and waiting, part of the KV cache in use, preemptions so far.
     """
 
     jobs: list[Job]
@@ -63,6 +65,7 @@ class Course:
     time_s: Floats
     energy_j: Floats
     idle_j: float
+    looks: Floats
 
     def energy_at(self, time_s: Floats) -> Floats:
         """Cumulative energy at these times."""
@@ -87,6 +90,7 @@ class VirtualEngine:
         self._now_s = 0.0
         self._energy_j = 0.0
         self._idle_j = 0.0
+        self._looks: list[tuple[float, int, int, float, int]] = []
 
     def run(
         self, jobs: Iterable[Job], tail_s: float = 0.0, *, filled: bool = False, enough: int | None = None
@@ -128,6 +132,7 @@ class VirtualEngine:
             np.concatenate(self._times),
             np.concatenate(self._energies),
             self._idle_j,
+            np.array(self._looks).reshape(-1, 5),
         )
 
     def _submit(self, job: Job, number: int) -> None:
@@ -210,3 +215,6 @@ class VirtualEngine:
         self._energies.append(energy_j)
         self._steps += len(ends_s)
         self._now_s, self._energy_j = float(ends_s[-1]), float(energy_j[-1])
+        queue = self._scheduler
+        state = len(queue.running), len(queue.waiting), queue.cache.usage, queue.preemptions
+        self._looks.append((self._now_s, *state))

@@ -145,6 +145,9 @@ class Correction(msgspec.Struct, kw_only=True):
 
 MINUTE_US = 60_000_000
 
+FREE = 0.02
+"""Clocks were free in a minute in which at most this part of the looks found them held down."""
+
 
 class BackendFacts(msgspec.Struct, kw_only=True):
     """How one backend worked in the minute that begins at `t0_us`: what a diagnosis is made of.
@@ -166,6 +169,8 @@ class BackendFacts(msgspec.Struct, kw_only=True):
     """Times in flight of all requests, summed: over busy_us their mean number."""
     arrived: int
     """Requests that came, tries included."""
+    arriving_us: int
+    """From the first of them to the last."""
     requests_uj: int
     """Energy that its requests were charged, as first settled."""
     idle_uj: int

@@ -69,7 +69,10 @@ class Facts:
     # -- what is heard ---------------------------------------------------------------------------------------
 
     def arrived(self, backend: str, t_us: int) -> None:
-        self._of(backend).minute(t_us).arrived += 1
+        minute = self._of(backend).minute(t_us)
+        minute.first_us = t_us if not minute.arrived else min(t_us, minute.first_us)
+        minute.last_us = max(t_us, minute.last_us)
+        minute.arrived += 1
 
     def retried(self, backend: str, t_us: int, energy_uj: int) -> None:
         """A try that this backend failed has ended; its energy went into another's record."""
@@ -219,6 +222,7 @@ class Facts:
             busy_us=minute.busy_us,
             request_us=minute.request_us,
             arrived=minute.arrived,
+            arriving_us=minute.last_us - minute.first_us,
             requests_uj=minute.requests_uj,
             idle_uj=minute.idle_uj,
             unobserved_uj=minute.unobserved_uj,

@@ -152,6 +152,8 @@ class OpenMinute(msgspec.Struct):
     busy_us: int = 0
     request_us: int = 0
     arrived: int = 0
+    first_us: int = 0
+    last_us: int = 0
     requests_uj: int = 0
     idle_uj: int = 0
     unobserved_uj: int = 0

@@ -8,9 +8,9 @@ from operator import attrgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, func, select
 
-from accounting.records import BackendFacts
+from accounting.records import FREE, BackendFacts
 from accounting.store.engine import store_errors
 from accounting.store.many import Inserts, Values
 from accounting.store.schema import StoredFacts, stored_text
@@ -53,6 +53,20 @@ class FactsReader:
         with store_errors(self._engine, "cannot read the facts"), self._engine.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [_facts(dict(row)) for row in reversed(rows)]
+
+    def free(self, backend: str, before_us: int) -> BackendFacts | None:
+        """The newest minute before a time in which it worked and nothing held its clocks down."""
+        f = StoredFacts
+        query = (
+            select(f.__table__)
+            .where(f.backend == stored_text(backend), f.t0_us < before_us, f.learnt_us > 0)
+            .where(f.capped <= FREE, func.coalesce(f.throttled, 0.0) <= FREE)
+            .order_by(f.t0_us.desc())
+            .limit(1)
+        )
+        with store_errors(self._engine, "cannot read the facts"), self._engine.connect() as connection:
+            row = connection.execute(query).mappings().one_or_none()
+        return None if row is None else _facts(dict(row))
 
 
 def _facts(fields: dict[str, Any]) -> BackendFacts:

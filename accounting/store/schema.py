@@ -254,6 +254,7 @@ class StoredFacts(Base):
     busy_us: Mapped[int]
     request_us: Mapped[int]
     arrived: Mapped[int]
+    arriving_us: Mapped[int]
     requests_uj: Mapped[int]
     idle_uj: Mapped[int]
     unobserved_uj: Mapped[int]

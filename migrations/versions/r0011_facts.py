@@ -13,7 +13,8 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-COUNTS = ("settled_us", "busy_us", "request_us", "arrived", "requests_uj", "idle_uj", "unobserved_uj")
+TIMES = ("settled_us", "busy_us", "request_us", "arrived", "arriving_us")
+ENERGIES = ("requests_uj", "idle_uj", "unobserved_uj")
 MORE_COUNTS = ("retries", "retried_uj", "learnt_us", "learnt_uj")
 
 
@@ -24,7 +25,7 @@ def upgrade() -> None:
         sa.Column("t0_us", sa.BigInteger(), nullable=False, autoincrement=False),
         sa.Column("gpus", sa.Text(), nullable=False),
         sa.Column("simulated", sa.Boolean(), nullable=False),
-        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in COUNTS),
+        *(sa.Column(name, sa.BigInteger(), nullable=False) for name in (*TIMES, *ENERGIES)),
         sa.Column("peak_w", sa.Double(), nullable=False),
         sa.Column("static_w", sa.Double()),
         *(sa.Column(name, sa.BigInteger(), nullable=False) for name in MORE_COUNTS),

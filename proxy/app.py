@@ -189,6 +189,7 @@ async def _start(
     if workers > 1:
         hearers = Hearers(accountant, backends, telemetry, traces, access_log, app.version)
         app.state.crew = Crew(workers - 1, hearers, own_paths(app), lambda: app.state.reloader.current)
+        metrics.registry.register(Shown(app.state.crew.metrics))
     app.state.front = relay.front
     app.state.pue = settings.pue
     app.state.billing = billing_of(settings, engine)

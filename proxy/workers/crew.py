@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from proxy.background import background
 from proxy.settings import Settings
@@ -66,6 +68,19 @@ class Crew:
         changed = Changed(packed(self._settings()))
         for post in self._posts:
             post.say([changed])
+
+    def metrics(self) -> Iterator[Metric]:
+        """For /metrics."""
+        yield GaugeMetricFamily(
+            "joulegate_workers",
+            "Processes that relay now, the main one included.",
+            value=1 + sum(post.up for post in self._posts),
+        )
+        yield CounterMetricFamily(
+            "joulegate_worker_ends",
+            "Workers that ended unasked.",
+            value=sum(post.ends for post in self._posts),
+        )
 
     def _setup(self, source: int) -> Setup:
         host, port, inside = self._where

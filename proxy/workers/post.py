@@ -50,6 +50,8 @@ class Post:
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel[FromWorker] | None = None
         self._told: dict[str, Load] = {}
+        self.ends = 0
+        """How often its worker has ended unasked."""
 
     @property
     def up(self) -> bool:
@@ -73,6 +75,7 @@ class Post:
                 status = error
             if self._draining.is_set():
                 return
+            self.ends += 1
             pause_s = PAUSE_S if loop.time() - began_s > LASTING_S else pause_s
             log.error("worker %d ended (%s); it is started again in %.1f s", self.source, status, pause_s)
             await _set_within(self._draining, pause_s)

@@ -13,6 +13,8 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import cast
 
@@ -145,6 +147,8 @@ class Worker:
             await server.serve(sockets=[listener])
             await self._relay.close()
         self._accountant.tick(self._news())
+        if self.gone:
+            _clear_up(Path(setup.inside))
 
     def _build(self, setup: Setup) -> None:
         settings = self._settings = unpacked(setup.settings)
@@ -246,6 +250,13 @@ class Worker:
         self._accountant.main_gone()
         self._relay.end(BackendUnavailable("joulegate's main process is gone", retry_after_s=1))
         self._server.end_soon()
+
+
+def _clear_up(inside: Path) -> None:
+    """Remove the main process' socket and its directory, as it could not. Other workers do the same now."""
+    with suppress(FileNotFoundError):
+        inside.unlink()
+        inside.parent.rmdir()
 
 
 def _tune_collector() -> None:

@@ -27,6 +27,7 @@ from tests.proxy.test_load_and_crash import (
     stored,
     struck,
 )
+from tests.proxy.workers.streams import RawStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ports are shared as Linux shares them")
 
@@ -120,10 +121,16 @@ def test_workers_end_with_the_main_process_and_nothing_finished_is_lost(
     with running(tmp_path, several(simulated)) as stack:
         proxy = stack.proxy
         theirs = workers(stack).values()
+        watched = [RawStream(proxy.url, max_tokens=3_000) for _ in range(16)]
+        until(lambda: all(one.read() for one in watched), "all of them have begun")
         seen = asyncio.run(struck(proxy, proxy.kill, long=1500))
         assert ids(seen, complete=True), "the storm was struck before anything had ended"
         until(lambda: not any(map(runs, theirs)), "the workers have ended")
         assert "nothing can be accounted for any more" in proxy.log.read_text()
+        until(lambda: all(one.read() and one.closed for one in watched), "every connection is closed")
+        told = [one.got for one in watched if not one.broken]
+        assert told, "no worker had one of these"
+        assert all(b"joulegate's main process is gone" in got for got in told)
         proxy.start()
         records = until(lambda: complete(stack, ids(seen, complete=True)), "finished requests are stored")
         status = {record["request_id"]: record["status"] for record in records}

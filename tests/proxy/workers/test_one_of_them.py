@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from select import select
 
 import httpx
 import pytest
 
 from simulator.process import SimulatedEngine
 from tests.proxy.collector import Collector
-from tests.proxy.replicas import reload
+from tests.proxy.replicas import gauges, reload
 from tests.proxy.stack import CHAT, Stack, chat, error_of, events, running, until
+from tests.proxy.workers.streams import END, RawStream
 from tests.proxy.workers.test_many import several, sources, workers
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ports are shared as Linux shares them")
@@ -96,50 +95,20 @@ def test_spans_and_lines_of_all_processes_are_written(
     until(lambda: wanted <= lines(), "a line for each")
 
 
-class Raw:
-    """A stream asked for over a plain socket, so that every byte of the answer is seen."""
-
-    def __init__(self, url: str, max_tokens: int = 6) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        asked = chat(stream=True, stream_options={"include_usage": True}, max_tokens=max_tokens)
-        body = json.dumps(asked).encode()
-        self.socket = socket.create_connection((host, int(port)))
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        self.socket.sendall(head.encode() + b"content-length: %d\r\n\r\n" % len(body) + body)
-        self.socket.setblocking(False)
-        self.got = b""
-
-    def read(self) -> bytes:
-        """All that has come."""
-        while select([self.socket], [], [], 0)[0] and (piece := self.socket.recv(65_536)):
-            self.got += piece
-        return self.got
-
-    @property
-    def broken(self) -> bool:
-        """Whether the connection is closed before the answer's end."""
-        try:
-            begin = len(self.got)
-            closed = bool(select([self.socket], [], [], 0)[0]) and len(self.read()) == begin
-        except ConnectionResetError:
-            closed = True
-        return closed and not self.got.endswith(b"0\r\n\r\n")
-
-
 def test_an_end_waits_for_the_journal_and_its_energy_for_a_second(stack: Stack) -> None:
     os.kill(stack.proxy.pid, signal.SIGSTOP)
     try:
-        streams = [Raw(stack.proxy.url) for _ in range(CLIENTS)]
+        streams = [RawStream(stack.proxy.url) for _ in range(CLIENTS)]
 
-        def shown() -> list[Raw]:
+        def shown() -> list[RawStream]:
             return [one for one in streams if b"data: [DONE]" in one.read()]
 
         theirs = until(shown, "the worker shows the ends of its streams without energy")
-        assert not any(one.read().endswith(b"0\r\n\r\n") for one in streams)
+        assert not any(one.read().endswith(END) for one in streams)
     finally:
         os.kill(stack.proxy.pid, signal.SIGCONT)
     for one in streams:
-        until(lambda one=one: one.read().endswith(b"0\r\n\r\n"), "the end")  # type: ignore[misc]
+        until(lambda one=one: one.read().endswith(END), "the end")  # type: ignore[misc]
         one.socket.close()
     for one in theirs:
         assert b'"energy":{"energy_joules":null' in one.got
@@ -150,8 +119,9 @@ def test_an_end_waits_for_the_journal_and_its_energy_for_a_second(stack: Stack) 
 
 def test_books_go_on_without_a_worker_that_hangs_and_it_is_replaced(stack: Stack) -> None:
     hung = workers(stack)[1]
-    streams = [Raw(stack.proxy.url, max_tokens=3_000) for _ in range(CLIENTS)]
+    streams = [RawStream(stack.proxy.url, max_tokens=3_000) for _ in range(CLIENTS)]
     until(lambda: all(one.read() for one in streams), "all streams have begun")
+    until(lambda: gauges(stack, "requests_in_flight") == {"": CLIENTS}, "the main process knows of them")
     os.kill(hung, signal.SIGSTOP)
     with served_by_main(stack) as client:
         named = {"x-request-id": "meanwhile"}
@@ -163,9 +133,10 @@ def test_books_go_on_without_a_worker_that_hangs_and_it_is_replaced(stack: Stack
         assert workers(stack)[1] == hung
         until(lambda: workers(stack)[1] != hung, "another worker is there")
     assert f"worker 1 (process {hung}) says nothing: it is ended" in stack.proxy.log.read_text()
-    broken = until(lambda: [one for one in streams if one.broken], "its streams are broken off")
-    assert len(broken) < len(streams)
-    until(lambda: ends(stack, "lost") == len(broken), "what it had in flight is lost")
+    until(
+        lambda: ends(stack, "lost") == sum(one.broken for one in streams) > 0,
+        "what it had in flight, and nothing else, is lost",
+    )
     for one in streams:
         one.socket.close()
 

@@ -21,6 +21,10 @@ from proxy.access.scope import Reason, Scope
 from proxy.ask import Ask, Headers
 from proxy.errors import ApiError, TooManyRequests
 
+MARGIN = 2
+"""Several requests under a budget count so many times what is reserved for them: errors of requests at one
+time go together, as they share a GPU that may be slow just then. One alone counts once."""
+
 SOON_S = 1.0
 """When to try again where it depends on requests in flight."""
 
@@ -201,7 +205,8 @@ class Gate:
 
     def _check_energy(self, scopes: Sequence[Scope], uj: int, now_us: int) -> None:
         for scope in scopes:
-            limits, more_uj = scope.limits, scope.reserved_uj + uj
+            limits, reserved_uj = scope.limits, scope.reserved_uj
+            more_uj = uj if reserved_uj <= 0 else MARGIN * (reserved_uj + uj)
             day_uj, month_uj = limits.uj_per_day, limits.uj_per_month
             if day_uj is not None and scope.day_uj + more_uj > day_uj:
                 raise self._over("joules_day", scope, day_uj, scope.day_uj, uj, now_us)

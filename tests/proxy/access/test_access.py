@@ -236,22 +236,26 @@ def test_what_the_command_line_makes_a_running_proxy_takes_in(stack: Stack) -> N
     until(lambda: asked(stack, rotated).status_code == 401, "the key is revoked")
 
 
+LONG = {"max_tokens": 100}
+"""Takes long enough to be measured well: half a second."""
+
+
 def warm(stack: Stack, requests: int) -> float:
     """Teach the proxy what a request costs; returns the mean in joules."""
     _, secret = new_key(stack, project="warm")
-    ids = [asked(stack, secret).headers["x-request-id"] for _ in range(requests)]
+    ids = [asked(stack, secret, **LONG).headers["x-request-id"] for _ in range(requests)]
     return sum(float(stack.record(request_id)["energy_joules"]) for request_id in ids) / requests
 
 
 def test_a_hundred_at_once_against_a_budget_for_ten_never_spend_more_than_it(stack: Stack) -> None:
-    mean_j = warm(stack, 12)
+    mean_j = warm(stack, 8)
     budget_j = 10 * mean_j
     _, secret = new_key(stack, project="tight")
     stack.client.put("/v1/limits/project/tight", json={"joules_per_day": budget_j}).raise_for_status()
 
     async def together() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=stack.proxy.url, headers=bearer(secret), timeout=60) as client:
-            return list(await asyncio.gather(*(client.post(CHAT, json=chat()) for _ in range(100))))
+            return list(await asyncio.gather(*(client.post(CHAT, json=chat(**LONG)) for _ in range(100))))
 
     good: list[httpx.Response] = []
     for _ in range(3):  # again once those before are settled: what was reserved too much is free again
@@ -265,9 +269,10 @@ def test_a_hundred_at_once_against_a_budget_for_ten_never_spend_more_than_it(sta
         for answer in good:
             stack.record(answer.headers["x-request-id"])
         until(lambda: limits_of(stack, "project/tight")["reserved_joules"] == 0, "all is settled")
-    spent_j = sum(stack.record(a.headers["x-request-id"])["energy_joules"] for a in good)
-    assert 1 <= len(good) < 40
-    assert spent_j <= budget_j + mean_j
+    cost_j = [float(stack.record(a.headers["x-request-id"])["energy_joules"]) for a in good]
+    spent_j = sum(cost_j)
+    assert 1 <= len(good) < 100
+    assert spent_j <= budget_j + max(cost_j)
     assert limits_of(stack, "project/tight")["spent_joules_day"] == pytest.approx(spent_j, abs=1e-6)
 
 

@@ -356,11 +356,30 @@ def test_what_goes_on_at_its_backend_keeps_what_it_has_reserved(gate_of: MakeGat
 
 
 def test_what_may_be_expected_of_an_unknown_model_can_be_said(gate_of: MakeGate) -> None:
-    gate = gate_of(Limits(uj_per_day=100), first_uj=40)
+    gate = gate_of(Limits(uj_per_day=200), first_uj=40)
     holder = known(gate)
     assert [gate.admit(holder, ask(), 32).held_uj for _ in range(2)] == [40, 40]
     with pytest.raises(TooManyRequests):
         gate.admit(holder, ask(), 32)
+
+
+def test_errors_of_requests_at_one_time_may_double_what_was_expected_and_the_budget_holds(
+    gate_of: MakeGate,
+) -> None:
+    gate = gate_of(Limits(uj_per_day=10 * MILLION), first_uj=MILLION)
+    holder, scope = known(gate), gate.scopes["project/p"]
+    while True:
+        grants: list[Grant] = []
+        try:
+            while True:
+                grants.append(gate.admit(holder, ask(), 32))
+        except TooManyRequests:
+            pass
+        if not grants:
+            break
+        for grant in grants:
+            grant.settle(settled(2 * MILLION, status="aborted"), 20_780)
+    assert 9 * MILLION <= scope.day_uj <= 11 * MILLION  # one error: that of the last, which goes alone
 
 
 def test_a_budget_that_is_gone_says_when_there_is_a_new_one(gate_of: MakeGate, clock: Clock) -> None:

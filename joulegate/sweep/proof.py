@@ -15,6 +15,10 @@ METER_LAG_S = 0.5
 """
 
 
+NEAR_S = 1.5
+"""Power so long before and after a reading may have been drawn between it and what it shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proof:
     """That nothing is lost over all of the level, warm-up and drain included.
@@ -68,8 +72,8 @@ def prove(
     if meter is not None and all(moment.measured_uj is not None for moment in moments):
         books_j = _between(moments, meter[0], meter[1])
         off = abs(books_j / meter[2] - 1) if meter[2] else None
-        edges_w = max(_watts(moments[:2]), _watts(moments[-2:]))
-        tolerance = 2 * METER_LAG_S * edges_w / meter[2] if meter[2] else None
+        edges_w = sum(_most_watts(moments, at_s) for at_s in meter[:2])
+        tolerance = METER_LAG_S * edges_w / meter[2] if meter[2] else None
     return Proof(
         requests=len(ours),
         records_uj=records_uj,
@@ -92,5 +96,7 @@ def _between(moments: Sequence[Moment], begin_s: float, end_s: float) -> float:
     return float(last - first)
 
 
-def _watts(moments: Sequence[Moment]) -> float:
-    return sum(moment.measured_uj or 0 for moment in moments) / 1e6 / (moments[-1].end_s - moments[0].begin_s)
+def _most_watts(moments: Sequence[Moment], at_s: float) -> float:
+    """The most that was drawn in any moment within `NEAR_S` of a time."""
+    near = [one for one in moments if one.begin_s < at_s + NEAR_S and one.end_s > at_s - NEAR_S]
+    return max(((one.measured_uj or 0) / 1e6 / (one.end_s - one.begin_s) for one in near), default=0.0)

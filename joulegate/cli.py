@@ -18,6 +18,8 @@ COMMANDS = {
     "keys": "make, list, limit, rotate and revoke keys of clients",
     "audit": "prove the books of the store",
     "report": "who used what, where the energy went, what it costs",
+    "diagnose": "where the joules go, and what would change it",
+    "capacity": "how many requests fit a power budget",
     "invoice": "what projects owe for a month",
     "export": "requests, books and FOCUS rows as files",
     "sweep": "what a task costs at several loads",

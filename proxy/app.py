@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from accounting.clock import Clock
+from accounting.diagnosis.asking import Asking
 from accounting.figures import Figures
 from accounting.journal import Journal
 from accounting.otlp.directory import Directory
@@ -41,7 +42,7 @@ from proxy.paths import own_paths, relayed
 from proxy.relay import Relay
 from proxy.reload import BackendsChange, Reloader, declaration, gpus_of
 from proxy.request_ids import RequestIds
-from proxy.routes import energy, glance, keys, models, ops, usage, videos
+from proxy.routes import diagnosis, energy, glance, keys, models, ops, usage, videos
 from proxy.settings import Settings
 from proxy.span_export import exporting
 from proxy.state import State, Watcher
@@ -82,6 +83,7 @@ def create_app(
     app.include_router(ops.router)
     app.include_router(glance.router)
     app.include_router(energy.router)
+    app.include_router(diagnosis.router)
     app.include_router(usage.router)
     app.include_router(keys.router)
     app.include_router(models.router)
@@ -125,7 +127,9 @@ async def _start(
     writer = open_writer(engine, settings.data_dir / "unstored", journal)
     stack.callback(writer.close, 10.0)
     kept = settings.store
-    keeper = Keeper(engine, requests_days=kept.requests_days, books_days=kept.books_days)
+    keeper = Keeper(
+        engine, requests_days=kept.requests_days, books_days=kept.books_days, facts_days=kept.facts_days
+    )
     stack.callback(keeper.close)
     traces = Directory() if settings.otlp.enabled else None
     listener = Observers(watcher, access_log, telemetry, *([] if traces is None else [traces]))
@@ -194,6 +198,7 @@ async def _start(
     app.state.pue = settings.pue
     app.state.billing = billing_of(settings, engine)
     app.state.glance = GlanceReader(engine)
+    app.state.diagnosis = Asking(engine, accountant, asyncio.get_running_loop())
     app.state.energy = Figures(accountant, StoreReader(engine), asyncio.get_running_loop())
     app.state.joulegate = State(backends, accountant, writer, metrics, watcher)
     metrics.observe(accountant, backends, access_log, telemetry)

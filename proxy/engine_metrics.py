@@ -29,10 +29,15 @@ NAMES = {
     "vllm:prompt_tokens_total": "prompt_tokens",
     "vllm:prompt_tokens_cached_total": "cached_tokens",
     "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:num_preemptions_total": "preemptions",
+    "vllm:kv_cache_usage_perc": "kv_used",
     "vllm_omni:num_requests_running": "running",
     "vllm_omni:num_requests_waiting": "waiting",
 }
 """Names at /metrics and what they are called in the event."""
+
+MEANS = {"kv_used"}
+"""Parts of a whole: of several engines their mean, not their sum."""
 
 MAX_BYTES = 16 * 1024 * 1024
 """A vLLM's /metrics is some 100 kB."""
@@ -145,15 +150,17 @@ def _is_vllm(backend: Backend) -> bool:
     return any(card.get("owned_by") == OWNER for card in backend.models.values())
 
 
-def read(text: str) -> dict[str, int]:
+def read(text: str) -> dict[str, float]:
     """The wanted figures of a page in Prometheus' format, each summed over its labels (engines, models).
 
-    A figure of which one part is no number is left out: its sum would be wrong.
+    All but MEANS are whole. A figure of which one part is no number is left out: its sum would be wrong.
     """
-    sums: dict[str, float] = {}
+    parts: dict[str, list[float]] = {}
     for name, value in _samples(text):
-        sums[name] = sums.get(name, 0.0) + value
-    return {name: round(value) for name, value in sums.items() if math.isfinite(value)}
+        parts.setdefault(name, []).append(value)
+    sums = {name: sum(values) / (len(values) if name in MEANS else 1) for name, values in parts.items()}
+    known = {name: value for name, value in sums.items() if math.isfinite(value)}
+    return {name: value if name in MEANS else round(value) for name, value in known.items()}
 
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:

@@ -168,6 +168,11 @@ class Store(Group):
         description="Days that the entries of the books are kept, one per device and half second; null: for"
         " ever.",
     )
+    facts_days: int | None = Field(
+        90,
+        ge=1,
+        description="Days that facts for diagnoses are kept, one row per backend and minute; null: for ever.",
+    )
 
 
 class Energy(Group):

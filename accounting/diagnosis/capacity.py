@@ -91,6 +91,7 @@ class Capacity:
     least power, None: it does not fit. `months` until `most` is full. `changed` is `most` with the changed
     mix."""
 
+    model: str | None
     backends: list[str]
     gpus_each: int
     present_per_s: float
@@ -108,8 +109,10 @@ class Capacity:
     simulated: bool
 
 
-def capacity(group: Sequence[Backend], mix: Sequence[Asked], question: Question) -> Capacity:
-    """`group`: the replicas of one model. Raises Unanswerable."""
+def capacity(
+    group: Sequence[Backend], mix: Sequence[Asked], question: Question, model: str | None = None
+) -> Capacity:
+    """`group`: the replicas of one model. Takes seconds of one core. Raises Unanswerable."""
     known = [backend for backend in group if backend.worked]
     if not known or not mix:
         raise Unanswerable("no requests of this model were seen at work in this time")
@@ -128,6 +131,7 @@ def capacity(group: Sequence[Backend], mix: Sequence[Asked], question: Question)
     if most is not None and question.growth and asked > 0:
         months = max(log(most.per_s / asked) / log(1 + question.growth), 0.0)
     return Capacity(
+        model=model,
         backends=[backend.name for backend in known],
         gpus_each=best.gpus,
         present_per_s=present,

@@ -11,6 +11,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from math import inf, log2, sqrt
 from typing import NamedTuple
 
@@ -69,13 +70,13 @@ class Run:
 
 @dataclass(slots=True)
 class _Sequence:
+    """`left`: tokens of the prompt to compute, after `context` that are in the KV cache."""
+
     came_s: float
     left: int
-    """Tokens of the prompt to compute, of the answer to make."""
     answer: int
     context: int
     first_s: float = 0.0
-    made: int = 0
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
@@ -115,9 +116,12 @@ class _Server:
         self._begin_s = arrivals[warm].came_s if warm < len(arrivals) else 0.0
         self._waiting: deque[_Sequence] = deque()
         self._computing: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []
+        self._running: list[tuple[int, int, _Sequence]] = []
+        """A heap: the step with which each ends, a number, itself. None is touched in between."""
+        self._number = self._steps = 0
         self._now_s = 0.0
         self._context = 0
+        """Of all that run, together."""
         self._held = 0
         self._run = Run()
 
@@ -169,11 +173,12 @@ class _Server:
             ready.append(self._computing.popleft())
         self._take(1, tokens, reads, len(self._running) + len(ready))
         for sequence in ready:
-            sequence.first_s, sequence.made = self._now_s, 1
+            sequence.first_s = self._now_s
             if self._counts:
                 self._run.ttft_s.append(self._now_s - sequence.came_s)
             if sequence.answer > 1:
-                self._running.append(sequence)
+                self._number += 1
+                heappush(self._running, (self._steps + sequence.answer - 1, self._number, sequence))
                 self._context += sequence.context
             else:
                 self._held -= sequence.context + sequence.answer
@@ -182,7 +187,7 @@ class _Server:
 
     def _decode(self) -> None:
         """Steps without prompts, up to the next arrival or end."""
-        steps = min(sequence.answer - sequence.made for sequence in self._running)
+        steps = self._running[0][0] - self._steps
         if self._arrivals:
             steps = min(steps, self._steps_within(self._arrivals[0].came_s - self._now_s))
         self._take(max(steps, 1), 0.0, 0.0, len(self._running))
@@ -206,9 +211,7 @@ class _Server:
         work[KV] = steps * self._context + decodes * steps * (steps - 1) / 2
         took_s = sum(w * t for w, t in zip(work, self._engine.times.of, strict=True))
         self._now_s += took_s
-        for sequence in self._running:
-            sequence.made += steps
-            sequence.context += steps
+        self._steps += steps
         self._context += decodes * steps
         if self._counts:
             out = self._run
@@ -218,11 +221,11 @@ class _Server:
             out.tokens += steps * made
 
     def _end(self) -> None:
-        for sequence in [s for s in self._running if s.made >= s.answer]:
-            self._running.remove(sequence)
-            self._context -= sequence.context
-            self._held -= sequence.context + 1
-            if self._counts and sequence.answer > 1:
+        while self._running and self._running[0][0] <= self._steps:
+            _, _, sequence = heappop(self._running)
+            self._context -= sequence.context + sequence.answer - 1
+            self._held -= sequence.context + sequence.answer
+            if self._counts:
                 self._run.itl_s.append((self._now_s - sequence.first_s) / (sequence.answer - 1))
 
     def _idle(self, until_s: float) -> None:

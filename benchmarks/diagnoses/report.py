@@ -45,8 +45,8 @@ def _capacity(filled: Filled) -> list[str]:
         f"Asked: most requests of this mix with {QUESTION.power_w:,.0f} W, TTFT of {QUESTION.ttft_ms:.0f} ms "
         f"and ITL of {QUESTION.itl_ms:.0f} ms at the {QUESTION.percent:.0f}th percentile.",
         f"Answer: {way.per_s:.1f} requests/s on {way.replicas} replicas with max_num_seqs "
-        f"{way.max_num_seqs}: {way.power_w:,.0f} W, TTFT {way.ttft_ms or 0:.0f} ms, ITL {way.itl_ms or 0:.1f} ms; "
-        f"{way.held_by or 'nothing'} forbids more.",
+        f"{way.max_num_seqs}: {way.power_w:,.0f} W, TTFT {way.ttft_ms or 0:.0f} ms, "
+        f"ITL {way.itl_ms or 0:.1f} ms; {way.held_by or 'nothing'} forbids more.",
     ]
     lines += [
         f"The simulator {where}: {_tried(one)}"

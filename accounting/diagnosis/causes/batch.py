@@ -4,8 +4,9 @@ Told minute by minute. Some waited at half of the looks or more: something of th
 KV cache, where it was full (KV_FULL) or sequences were preempted; else its seats: as many as ran while others
 waited. Where nobody waited it was demand.
 
-Then the work is served anew (`project.py`), as it came: with all the seats that the KV cache has room for,
-with twice the KV cache, or, for demand, at twice the batch.
+Then the work is served anew (`project.py`), as it came: where more requests came than ended, at the batch
+that all of them would have made. With all the seats that the KV cache has room for, with twice the KV cache,
+or, for demand, at twice the batch.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def look(window: Window) -> list[Verdict]:
                 for cause in ("max-num-seqs", "kv-memory", "demand")
             ]
             continue
-        verdicts += [_seats(backend), _memory(backend), _demand(backend)]
+        verdicts += [_seats(backend, window), _memory(backend, window), _demand(backend)]
     return verdicts
 
 
@@ -59,7 +60,7 @@ def _waited(one: BackendFacts) -> bool:
     return one.looks > 0 and one.looks_waiting >= WAITED * one.looks
 
 
-def _seats(backend: Backend) -> Verdict:
+def _seats(backend: Backend, window: Window) -> Verdict:
     held = [one for one in backend.worked if by_seats(one)]
     part = _part(backend, held)
     seats = max((one.seats or 0 for one in held), default=0)
@@ -68,7 +69,7 @@ def _seats(backend: Backend) -> Verdict:
         why = "nobody waited while the KV cache had room"
         return RuledOut(cause="max-num-seqs", backend=backend.name, why=why, evidence=evidence)
     room = max(_room(held), seats)
-    then = served(as_it_came(backend.worked), *_rates(backend), room)
+    then = _unhindered(backend, window, room)
     return _finding(
         backend,
         then,
@@ -81,7 +82,7 @@ def _seats(backend: Backend) -> Verdict:
     )
 
 
-def _memory(backend: Backend) -> Verdict:
+def _memory(backend: Backend, window: Window) -> Verdict:
     held = [one for one in backend.worked if by_memory(one)]
     part = _part(backend, held)
     evidence = {
@@ -95,7 +96,7 @@ def _memory(backend: Backend) -> Verdict:
         why = "the KV cache was not full while requests waited"
         return RuledOut(cause="kv-memory", backend=backend.name, why=why, evidence=evidence)
     running = _mean(held, "running") or 1.0
-    then = served(as_it_came(backend.worked), *_rates(backend), MORE_KV * running)
+    then = _unhindered(backend, window, MORE_KV * running)
     return _finding(
         backend,
         then,
@@ -143,6 +144,16 @@ def _demand(backend: Backend) -> Verdict:
         ),
         evidence=evidence,
     )
+
+
+def _unhindered(backend: Backend, window: Window, limit: float) -> Served:
+    """All of its work at the batch that its requests make, at most `limit`."""
+    ended = sum(s.requests for s in window.spent_by(backend.name))
+    came = sum(one.arrived for one in backend.facts)
+    more = max(came / ended, 1.0) if ended else 1.0
+    loads = [load.scaled(more) for load in as_it_came(backend.worked)]
+    way = served(loads, *_rates(backend), limit)
+    return Served(way.energy_j / more, way.busy_s / more, way.steps / more, way.tokens / more)
 
 
 def _finding(

@@ -58,7 +58,6 @@ class Facts:
 
     def __init__(self, state: dict[str, FactsState]) -> None:
         self._backends = {name: _Backend(facts) for name, facts in state.items()}
-        self._limits = {gpu: mw for facts in state.values() for gpu, mw in facts.limits_mw.items()}
 
     def state(self) -> dict[str, FactsState]:
         return {name: backend.written() for name, backend in self._backends.items()}
@@ -100,16 +99,15 @@ class Facts:
             minute.preemptions = (minute.preemptions or 0) + max(more, 0)
             facts.preemptions = event.preemptions
 
-    def metered(self, event: MeterUp) -> None:
-        if event.power_limit_mw is not None:
-            _, default = self._limits.get(event.gpu, (None, None))
-            self._limits[event.gpu] = event.power_limit_mw, default
+    def metered(self, event: MeterUp, backends: Iterable[str]) -> None:
+        """A GPU that these backends use can be measured."""
+        for name in backends:
+            self._limit(name, event.gpu, event.power_limit_mw, None)
 
     def said(self, event: GpuTelemetry, backends: Iterable[str]) -> None:
         """What a GPU that these backends use says of itself."""
-        limit, default = self._limits.get(event.gpu, (None, None))
-        self._limits[event.gpu] = event.power_limit_mw or limit, event.default_power_limit_mw or default
         for name in backends:
+            self._limit(name, event.gpu, event.power_limit_mw, event.default_power_limit_mw)
             minute = self._of(name).minute(event.t_us)
             minute.gpu_looks += 1
             if event.sm_clock_mhz is not None:
@@ -120,6 +118,11 @@ class Facts:
                 minute.reason_looks += 1
                 minute.capped_looks += bool(reasons & CAPPED)
                 minute.throttled_looks += bool(reasons & THROTTLED)
+
+    def _limit(self, name: str, gpu: str, limit_mw: int | None, default_mw: int | None) -> None:
+        limits = self._of(name).state.limits_mw
+        limit, default = limits.get(gpu, (None, None))
+        limits[gpu] = limit_mw or limit, default_mw or default
 
     # -- what is settled -------------------------------------------------------------------------------------
 
@@ -209,8 +212,7 @@ class Facts:
         name, gpus = group.names[column], group.backends[column].gpus
         backend = self._backends[name]
         statics = [static_uw(gpu) for gpu in gpus]
-        limits = [self._limits.get(gpu, (None, None)) for gpu in gpus]
-        backend.state.limits_mw = dict(zip(gpus, limits, strict=True))
+        limits = [backend.state.limits_mw.get(gpu, (None, None)) for gpu in gpus]
         times, priors = backend.times, _time_priors(group, column)
         learnt_times = times is not None and not times.distrusted
         return BackendFacts(

@@ -130,7 +130,7 @@ class Ledger:
                 return self._declared(event)
             case MeterUp():
                 (self._hosts if boundary_of(event.gpu) == "host" else self._groups).meter_up(event)
-                self._facts.metered(event)
+                self._facts.metered(event, self._groups.users(event.gpu))
                 self._regroup()
             case MeterDown():
                 pass  # the gap will show in the reads

@@ -116,8 +116,7 @@ class Teller:
             yield at_s, 0, _started(self.handle, ask, at_s, replica.name)
             yield begin_s + first_s, 1, FirstToken(t_us=_us(begin_s + first_s), handle=self.handle)
             ended_s = begin_s + float(course.step_end_s[job.last_step])
-            if ask.leaves is not None:  # no usage will tell what came since the last tick
-                yield ended_s, 3, _last_tick(served, job, self.handle, ended_s, begin_s)
+            yield ended_s, 3, _last_tick(served, job, self.handle, ended_s, begin_s)
             yield ended_s, 4, _finished(self.handle, ask, ended_s, job.cached_tokens)
         yield from _ticks(served, handles, begin_s)
         yield from self._counters(served, phase)
@@ -244,6 +243,7 @@ def _finished(handle: int, ask: Ask, at_s: float, cached: int) -> RequestFinishe
 
 
 def _last_tick(served: Served, job: Job, handle: int, ended_s: float, begin_s: float) -> Tick:
+    """What came since the last tick is said before the end, as the service does."""
     ticked_s = floor((ended_s - begin_s) / TICK_S) * TICK_S
     ended = served.course.step_end_s[: job.last_step + 1]
     since = int(np.searchsorted(ended, ticked_s, side="right"))

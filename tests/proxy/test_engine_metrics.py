@@ -166,6 +166,11 @@ def test_figures_of_several_engines_and_models_are_summed() -> None:
     assert read(page) == {name: 3 * value for name, value in FIGURES.items()}
 
 
+def test_the_part_of_the_kv_cache_in_use_is_the_mean_of_several_engines() -> None:
+    page = 'vllm:kv_cache_usage_perc{engine="0"} 0.25\nvllm:kv_cache_usage_perc{engine="1"} 0.5\n'
+    assert read(page + "vllm:num_preemptions_total 3\n") == {"kv_used": 0.375, "preemptions": 3}
+
+
 def test_a_figure_may_stand_without_labels_and_with_a_time() -> None:
     page = 'vllm:num_requests_running 4\nvllm:num_requests_waiting{engine="0"} 5 1795370885678\n'
     assert read(page) == {"running": 4, "waiting": 5}

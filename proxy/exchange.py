@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from proxy.account import Account
@@ -74,7 +75,8 @@ class Exchange:
         self._passing: Passing | None = None
         self._forced = self._stale = self._upgrades = False
         self._paused_s: float | None = None
-        self._began_s = self._sent_s = connection.loop.time()
+        self._began_s = monotonic()
+        self._sent_s = connection.loop.time()
         self._ask: Ask | None = None
         self._tried: list[Backend] = []
         self._backend: Backend
@@ -88,7 +90,7 @@ class Exchange:
 
     def begin(self) -> None:
         self._begun = True
-        self._began_s = self._connection.loop.time()
+        self._began_s = monotonic()  # the loop's time stands still within a round
         request, gate = self._request, self._relay.gate
         if gate is not None:
             try:

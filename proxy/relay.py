@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from hashlib import sha256
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.access_log import AccessLog
@@ -106,7 +107,7 @@ class Relay:
                 method=account.ask.method,
                 route=account.ask.path,
                 http_status=account.http_status,
-                duration_s=asyncio.get_running_loop().time() - began_s,
+                duration_s=monotonic() - began_s,
                 t_us=self.accountant.clock.now_us(),
                 backend=account.backend_id,
                 tenant=account.ask.tenant,

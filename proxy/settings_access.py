@@ -43,7 +43,7 @@ class Access(Group):
         None,
         gt=0,
         description="What a request under a budget is expected to cost while nothing is known of its model;"
-        " when left out all that is left of the budget, so that it goes alone.",
+        " when left out as much as on the dearest model measured, or all that is left of the budget.",
     )
     refresh_s: float = Field(
         2.0, ge=0.1, le=3600, description="How often to look for keys that were changed elsewhere."

@@ -18,6 +18,16 @@ from accounting.events import Media, RequestStarted
 from accounting.records import RequestRecord
 from proxy.hints import BYTES_PER_TOKEN
 
+DEAREST_TOKEN_UJ = 275_000_000
+"""Energy of a token that shares its batch with no other, on the dearest model measured in arXiv 2601.22076:
+34.3 J where eight share one (Qwen3-Coder-480B in FP8 on eight B200), and all of it for one."""
+
+DEAREST_IMAGE_UJ = 30_000_000_000
+"""Likewise of an image: 26.1 kJ (FLUX.1-dev on eight B200), and some more."""
+
+DEAREST_VIDEO_UJ = 1_500_000_000_000
+"""Likewise of a video: 1.49 MJ (HunyuanVideo on eight B200)."""
+
 MOST = 1_000
 """Pairs of route and model that are remembered."""
 
@@ -96,6 +106,14 @@ class Size:
     def prompt_tokens(self) -> int:
         """By a common rule of thumb for English text."""
         return self.body_bytes // BYTES_PER_TOKEN
+
+
+def dearest_uj(size: Size, tokens: int) -> int:
+    """More than a request of this size costs on any model measured so far; `tokens` of prompt and answer."""
+    media = size.media
+    if media is None:
+        return tokens * DEAREST_TOKEN_UJ
+    return media.count * (DEAREST_IMAGE_UJ if media.kind == "image" else DEAREST_VIDEO_UJ)
 
 
 class Expected:

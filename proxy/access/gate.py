@@ -14,7 +14,7 @@ from accounting.access.keys import NO_LIMITS, Key, Keyring, digest, scope_name
 from accounting.access.spent import Periods, periods_of
 from accounting.store.sums import DAY_US
 from proxy.access import errors
-from proxy.access.expected import Expected, Size
+from proxy.access.expected import Expected, Size, dearest_uj
 from proxy.access.grant import Grant
 from proxy.access.rate_headers import rate_headers
 from proxy.access.scope import Reason, Scope
@@ -67,8 +67,8 @@ class Gate:
         first_uj: int | None = None,
     ) -> None:
         """`admin`: digest of the admin key. `output_tokens`: of an answer of which nothing is known.
-        `first_uj`: what a request is expected to cost while nothing is known of its model; None: all that is
-        left, so that it goes alone.
+        `first_uj`: what a request is expected to cost while nothing is known of its model; None: as much as
+        on the dearest model there is, or all that is left where that is less, so that it goes alone.
         """
         self.now_us, self.expected = now_us, expected
         self._admin, self._output_tokens, self._first_uj = admin, output_tokens, first_uj
@@ -177,19 +177,19 @@ class Gate:
         tokens = uj = 0
         if holder.counted:
             tokens = size.prompt_tokens + self.expected.answer_tokens(size, self._output_tokens)
-            uj = self._expected_uj(size, holder.scopes)
+            uj = self._expected_uj(size, tokens, holder.scopes)
         self._check(holder, tokens, now_us)
         self._check_energy(holder.scopes, uj, now_us)
         return Grant(self, holder.scopes, size, tokens, uj)
 
-    def _expected_uj(self, size: Size, scopes: Sequence[Scope]) -> int:
+    def _expected_uj(self, size: Size, tokens: int, scopes: Sequence[Scope]) -> int:
         known = self.expected.uj(size)
         if known is None:
             known = self._first_uj
         if known is not None:
             return known
         lefts = [left for scope in scopes if (left := scope.left_uj()) is not None]
-        return max(min(lefts), 1) if lefts else 0
+        return max(min(*lefts, dearest_uj(size, tokens)), 1) if lefts else 0
 
     def _check(self, holder: Holder, tokens: int, now_us: int) -> None:
         for scope in holder.scopes:

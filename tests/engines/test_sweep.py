@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean, median
@@ -21,7 +22,11 @@ from tests.parity.proxy_process import ProxyProcess
 pytestmark = pytest.mark.engine
 
 LEVELS = (1, 2, 4, 8)
-FLAGS = ("--max-num-seqs", "8")
+SHAPE = {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12}
+HEADS = {"num_attention_heads": 12, "num_key_value_heads": 4}
+FLAGS = ("--max-num-seqs", "8", "--load-format", "dummy", "--hf-overrides", json.dumps(SHAPE | HEADS))
+"""A model of 70 million parameters, some 25 ms a step. With the tiny one a whole answer is computed before
+vLLM's own server finds the time to write its first token."""
 TOKENS = {"prompt": "vllm:prompt_tokens_total", "generated": "vllm:generation_tokens_total"}
 TIMES = {"ttft": "vllm:time_to_first_token_seconds", "e2e": "vllm:e2e_request_latency_seconds"}
 
@@ -82,7 +87,7 @@ def test_a_sweep_of_vllm_agrees_with_its_metrics(
     server: tuple[VllmServer, ProxyProcess], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     vllm, proxy = server
-    told = ["sweep", "--url", proxy.url, "--model", vllm.model, "--seconds", "12", "--shorter", "0.1"]
+    told = ["sweep", "--url", proxy.url, "--model", vllm.model, "--seconds", "20", "--shorter", "0.1"]
     lines = []
     for level in LEVELS:
         before = Counters(vllm)
@@ -99,10 +104,9 @@ def test_a_sweep_of_vllm_agrees_with_its_metrics(
             engine_ms, count = after.mean_ms(time, before)
             low_ms, high_ms = after.median_ms(time, before)
             seen_ms = [value for seen in ran.seen if (value := getattr(seen, f"{time}_ms")) is not None]
-            assert count == len(seen_ms) > level
+            assert count == len(ran.seen) > level
             # The client sees each moment after the engine: two hops, on cores that are busy.
-            assert mean(seen_ms) > 0.98 * engine_ms
-            assert 0.98 * low_ms < median(seen_ms) < 1.5 * high_ms + 50
+            assert 0.98 < mean(seen_ms) / engine_ms < 1.5
             cells += [f"{mean(seen_ms):.0f} / {median(seen_ms):.0f}"]
             cells += [f"{engine_ms:.0f} / {low_ms:.0f} to {high_ms:.0f}"]
         lines.append(f"| {' | '.join(cells)} |")

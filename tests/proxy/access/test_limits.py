@@ -343,6 +343,13 @@ def test_a_model_nobody_knows_takes_all_that_is_left_and_goes_alone(gate_of: Mak
     assert gate.scopes["project/p"].reserved_uj == 4 * MILLION
 
 
+def test_a_model_nobody_knows_leaves_room_in_a_large_budget(gate_of: MakeGate) -> None:
+    """It reserves no more than on the dearest model: others need not wait for the first to be settled."""
+    gate = gate_of(Limits(uj_per_month=10**9 * MILLION))
+    grants = [gate.admit(known(gate), ask(), 32) for _ in range(20)]
+    assert {grant.held_uj for grant in grants} == {275 * MILLION * (32 // 4 + 10)}
+
+
 def test_what_goes_on_at_its_backend_keeps_what_it_has_reserved(gate_of: MakeGate) -> None:
     gate = gate_of(Limits(uj_per_day=100 * MILLION), first_uj=10 * MILLION)
     holder, scope = known(gate), gate.scopes["project/p"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
+from proxy.ask import Ask
 from proxy.settings_routing import Retry
 
 
@@ -32,9 +33,20 @@ SAFE_STATUSES = frozenset({429, 502, 503, 504})
 another. A 500 is not among them: the same request may well fail again, and take the next engine down."""
 
 
+JOBS = ("/v1/videos", "/v1/images", "/v1/files", "/v1/batches", "/v1/fine_tuning")
+"""Routes that may leave something behind: a request to them is not sent again once an engine may have it."""
+
+
 def is_failure(failure: Fault | int) -> bool:
     """Whether it speaks against the engine's health. A 429 and a refused request do not: it is well."""
     return isinstance(failure, Fault) or failure >= 500
+
+
+def may_repeat(ask: Ask) -> bool:
+    """Whether doing it twice harms nobody."""
+    return ask.method in ("GET", "HEAD", "OPTIONS") or (
+        ask.method == "POST" and not ask.path.startswith(JOBS)
+    )
 
 
 def may_retry(failure: Fault | int, *, tries: int, answered: bool, retry: Retry) -> bool:

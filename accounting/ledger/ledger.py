@@ -7,7 +7,6 @@ say; nonsense (a handle nobody opened, times that run backwards) is let go.
 from __future__ import annotations
 
 import msgspec
-import numpy as np
 
 from accounting.events import (
     HANDLE_BITS,
@@ -40,13 +39,13 @@ from accounting.ledger.flights import Flights, Told
 from accounting.ledger.group import Group
 from accounting.ledger.groups import JOBS, Groups
 from accounting.ledger.hosts import Hosts
-from accounting.ledger.intervals import INTERVAL_US, RING, number
 from accounting.ledger.jobs_open import OpenJobs
 from accounting.ledger.news import first_by_steps, lay_answer, lay_prompt
 from accounting.ledger.provisional import add_estimate
 from accounting.ledger.record import METHOD
-from accounting.ledger.sanity import MAX_TOKENS, sound_times, sound_usage
+from accounting.ledger.sanity import sound_times, sound_usage
 from accounting.ledger.state import BackendState, LedgerState
+from accounting.ledger.ticks import take_tokens
 from accounting.records import BackendFacts, Output, RequestRecord, boundary_of
 
 TRY_BITS = 4
@@ -341,40 +340,11 @@ class Ledger:
         before = self._watermarks.get(event.source, 0)
         if event.t_us < before:
             return []
-        self._take_tokens(event, before)
+        take_tokens(self._flights, self._groups.all, event, before)
         self._watermarks[event.source] = event.t_us
         if self._jobs.end_the_left(min(self._watermarks.values())):
             self._conclusions.look = True
         return self._conclusions.settle(min(self._watermarks.values()), self._now_us)
-
-    def _take_tokens(self, event: Tick, before_us: int) -> None:
-        flights, find = self._flights, self._flights.row.get
-        n = min(len(event.handles), len(event.tokens))
-        if not n:
-            return
-        rows = np.fromiter((find(handle, -1) for handle in event.handles[:n]), np.int64, n)
-        counts = np.array([c if 0 < c <= MAX_TOKENS else 0 for c in event.tokens[:n]], np.int64)
-        known = (rows >= 0) & (counts > 0)
-        known[known] = flights.end[rows[known]] == 0
-        rows, counts = rows[known], counts[known]
-        np.add.at(flights.seen, rows, counts)
-        k = number(event.t_us)
-        settled = [group.settled_us for group in self._groups.all]
-        oldest, newest = min(settled, default=0), max(settled, default=0)
-        if number(before_us) >= max(k - 1, number(newest)) and k - number(oldest) < RING:
-            # The usual case: the tick lies in one interval, or two, that are open everywhere.
-            begins = np.where(flights.first[rows] > 0, flights.first[rows], flights.start[rows])
-            begins = np.clip(begins, before_us, event.t_us)
-            edge_us = k * INTERVAL_US
-            before = np.clip(edge_us - begins, 0, None) / np.maximum(event.t_us - begins, 1)
-            np.add.at(flights.tokens[(k - 1) % RING], rows, counts * before)
-            np.add.at(flights.tokens[k % RING], rows, counts * (1.0 - before))
-            return
-        for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
-            group = self._group(row)
-            if group is not None:
-                begin = min(max(before_us, int(flights.first[row]) or int(flights.start[row])), event.t_us)
-                booking.add_tokens(flights, row, float(count), begin, event.t_us, group.settled_us)
 
     def _group(self, row: int) -> Group | None:
         place = int(self._flights.group[row])

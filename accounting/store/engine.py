@@ -67,11 +67,12 @@ def store_errors(engine: Engine, doing: str) -> Iterator[None]:
         raise kind(f"{doing} ({where}): {reason(error)}") from error
 
 
-def connect(url: str) -> Engine:
+def connect(url: str, *, must_exist: bool = False) -> Engine:
     """An engine for `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.
 
     Nothing is opened yet, so a database that is away is no error here; the directory of an SQLite file is
-    made. Raises StoreError for a URL that cannot be used.
+    made. Raises StoreError for a URL that cannot be used, and with `must_exist` for an SQLite file that is
+    not there: to open it would make it.
     """
     try:
         parsed = make_url(url)
@@ -80,6 +81,8 @@ def connect(url: str) -> Engine:
             "the store's URL is not one: write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         ) from None
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        if must_exist and parsed.database and not Path(parsed.database).is_file():
+            raise StoreError(f"there is no store at {parsed.database}")
         return _sqlite(parsed)
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
         return _postgres(parsed.set(drivername="postgresql+psycopg"))

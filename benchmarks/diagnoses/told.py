@@ -20,7 +20,6 @@ from accounting.events import (
     FirstToken,
     GpuTelemetry,
     MeterUp,
-    ModelCard,
     RequestFinished,
     RequestStarted,
     ServiceStarted,
@@ -29,6 +28,7 @@ from accounting.events import (
 )
 from accounting.ledger import Ledger
 from accounting.records import BackendFacts, Output, uid_at
+from benchmarks.cards import declared
 from benchmarks.diagnoses.fleet import Ask, Served
 from benchmarks.sweeps.told import COUNTER_S, LAG_S, READ_S, T0_US, TICK_S
 from simulator.virtual import Job
@@ -92,7 +92,7 @@ class Teller:
     def _replica(self, served: Served, phase: Phase) -> Iterator[Timed]:
         begin_s, replica, course = phase.begin_s, served.replica, served.course
         gpus = [f"GPU-{replica.name}-{n}" for n in range(replica.gpus)]
-        card = _card(served)
+        card = declared(served.replica.physics.model)
         yield begin_s, -2, BackendDeclared(t_us=_us(begin_s), backend=replica.name, gpus=gpus, model=card)
         tdp_mw = round(1000 * replica.tdp_w / replica.gpus)
         limit_mw = tdp_mw if replica.limit_w is None else round(1000 * replica.limit_w / replica.gpus)
@@ -204,21 +204,6 @@ def _admitted_s(served: Served, job: Job) -> float:
     """When it got its seat: at the end of the step before its first."""
     before_s = float(served.course.step_end_s[job.first_step - 1]) if job.first_step else 0.0
     return max(before_s, job.arrives_s)
-
-
-def _card(served: Served) -> ModelCard:
-    model = served.replica.physics.model
-    return ModelCard(
-        name=model.name,
-        total_params=model.total_params,
-        active_params=model.active_params,
-        layers=model.layers,
-        hidden=model.hidden,
-        kv_bytes_per_token=model.kv_bytes_per_token,
-        weight_bytes=model.weight_bytes,
-        experts=model.experts if model.is_moe else None,
-        experts_per_token=model.experts_per_token if model.is_moe else None,
-    )
 
 
 def _started(handle: int, ask: Ask, at_s: float, backend: str) -> RequestStarted:

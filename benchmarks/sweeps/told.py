@@ -18,7 +18,6 @@ from accounting.events import (
     CounterReads,
     FirstToken,
     MeterUp,
-    ModelCard,
     RequestFinished,
     RequestStarted,
     ServiceStarted,
@@ -27,6 +26,7 @@ from accounting.events import (
 )
 from accounting.ledger import Ledger
 from accounting.records import BookEntry, Correction, Output, RequestRecord, corrected
+from benchmarks.cards import declared
 from benchmarks.sweeps.steady import Steady
 from simulator import cards
 from simulator.virtual import Course, Job
@@ -183,21 +183,10 @@ def _events(course: Course, model: cards.ModelCard, reads: list[CounterReads]) -
 
 
 def _begin(model: cards.ModelCard, reads: list[CounterReads]) -> list[AnyEvent]:
-    card = ModelCard(
-        name=model.name,
-        total_params=model.total_params,
-        active_params=model.active_params,
-        layers=model.layers,
-        hidden=model.hidden,
-        kv_bytes_per_token=model.kv_bytes_per_token,
-        weight_bytes=model.weight_bytes,
-        experts=model.experts if model.is_moe else None,
-        experts_per_token=model.experts_per_token if model.is_moe else None,
-    )
     gpus = [read.gpu for read in reads]
     return [
         ServiceStarted(t_us=T0_US, source=0, version="benchmark"),
-        BackendDeclared(t_us=T0_US, backend=BACKEND, gpus=gpus, model=card),
+        BackendDeclared(t_us=T0_US, backend=BACKEND, gpus=gpus, model=declared(model)),
         *(
             MeterUp(t_us=T0_US, gpu=gpu, device="virtual", method="nvml-counter", simulated=True)
             for gpu in gpus

@@ -18,13 +18,13 @@ from accounting.events import (
     EngineTimes,
     FirstToken,
     MeterUp,
-    ModelCard,
     RequestFinished,
     RequestStarted,
     ServiceStarted,
     Tick,
     Usage,
 )
+from benchmarks.cards import declared
 from benchmarks.traces.counter import Reads
 from benchmarks.traces.demand import Request
 from benchmarks.traces.engine import Outcome, Run
@@ -122,18 +122,7 @@ def _counters(requests: list[Request], run: Run, until_s: float) -> Timed:
 
 
 def _begin(scenario: Scenario) -> list[AnyEvent]:
-    model = scenario.model
-    card = ModelCard(
-        name=model.name,
-        total_params=model.total_params,
-        active_params=model.active_params,
-        layers=model.layers,
-        hidden=model.hidden,
-        kv_bytes_per_token=model.kv_bytes_per_token,
-        weight_bytes=model.weight_bytes,
-        experts=model.experts if model.is_moe else None,
-        experts_per_token=model.experts_per_token if model.is_moe else None,
-    )
+    card = declared(scenario.model)
     gpus = [f"GPU-{k}" for k in range(scenario.gpus)]
     return [
         ServiceStarted(t_us=T0_US, source=0, version="benchmark"),

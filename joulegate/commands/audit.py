@@ -13,8 +13,6 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from accounting.audit import KINDS, Report, audit
 from accounting.audit import Progress as Tell
@@ -51,8 +49,7 @@ def command(data_dir: Path | None, database: str | None, as_json: bool) -> None:
     url = database if database is not None else f"sqlite:///{(data_dir or DEFAULT).absolute()}/joulegate.db"
     journal = data_dir / "journal" if data_dir is not None else None
     try:
-        _must_exist(url)
-        engine = connect(url)
+        engine = connect(url, must_exist=True)
         try:
             with _progress() as tell:
                 report = audit(engine, journal, tell)
@@ -67,17 +64,6 @@ def command(data_dir: Path | None, database: str | None, as_json: bool) -> None:
     else:
         _show(report, _wide_console())
     sys.exit(0 if report.clean else 1)
-
-
-def _must_exist(url: str) -> None:
-    """Raises CannotRun where an SQLite file is not there: to open it would make it."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return  # `connect` says what is wrong with it
-    name = parsed.database
-    if parsed.drivername.startswith("sqlite") and name and not Path(name).is_file():
-        raise CannotRun(f"there is no store at {name}")
 
 
 @contextmanager

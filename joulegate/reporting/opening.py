@@ -13,8 +13,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
 
 from accounting.billing.bills import BillingError
 from accounting.billing.carbon import CarbonError
@@ -95,8 +93,7 @@ def opened(config: Path | None, data_dir: Path | None, database: str | None) -> 
     """Settings and store. All errors of reading become ones that a person can read."""
     try:
         settings = _settings(config, data_dir, database)
-        _must_exist(settings.store_url)
-        engine = connect(settings.store_url)
+        engine = connect(settings.store_url, must_exist=True)
         try:
             yield Opened(settings, engine, billing_of(settings, engine))
         finally:
@@ -115,17 +112,6 @@ def _settings(config: Path | None, data_dir: Path | None, database: str | None) 
     # No engine is spoken to, so without a file none need be named.
     nobody = {} if path is not None else {"backends": [{"id": "none", "url": "http://127.0.0.1:9"}]}
     return load(path, nobody, given)
-
-
-def _must_exist(url: str) -> None:
-    """Raises StoreError where an SQLite file is not there: to open it would make it."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return  # `connect` says what is wrong with it
-    name = parsed.database
-    if parsed.drivername.startswith("sqlite") and name and not Path(name).is_file():
-        raise StoreError(f"there is no store at {name}; name it with --data-dir, --database or --config")
 
 
 @contextmanager

@@ -77,7 +77,10 @@ class WindowReader:
             and (names is None or one.backend in names)
         ]
         if not facts:
-            raise NothingKnown("nothing is known of this time, or nobody of that name was served in it")
+            raise NothingKnown(
+                "nothing is known of this time, or nobody of that name was served in it; what is known of a minute"
+                " is stored once it is over"
+            )
         there = {one.backend for one in facts}
         spent = [s for s in spent if s.backend in there]
         whole_gpus = set(who) <= {"backend"}

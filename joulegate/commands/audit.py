@@ -98,7 +98,7 @@ def _show(report: Report, console: Console) -> None:
         console.print("no journal to compare with")
     for what, before_us in report.deleted_before_us.items():
         if before_us:
-            console.print(f"{what} before {_time(before_us)} were deleted for their age; their sums are kept")
+            console.print(f"{what} from before {_time(before_us)} are kept as sums only")
     if report.gpus:
         console.print(_sums(report))
     console.print(_rules(report))

@@ -78,8 +78,8 @@ class WindowReader:
         ]
         if not facts:
             raise NothingKnown(
-                "nothing is known of this time, or nobody of that name was served in it; what is known of a minute"
-                " is stored once it is over"
+                "nothing is known of this time, or nobody of that name was served in it; what is known of a"
+                " minute is stored once it is over"
             )
         there = {one.backend for one in facts}
         spent = [s for s in spent if s.backend in there]

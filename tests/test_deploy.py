@@ -4,27 +4,53 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from simulator.process import SimulatedEngine
+from tests.proxy.access.test_access import asked, guarded, keyed, new_key
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 METRIC = re.compile(r"\b(?:joulegate|gen_ai|hw)_[a-z_]+")
+RULES: list[dict[str, Any]] = [
+    rule
+    for group in yaml.safe_load((DEPLOY / "prometheus/joulegate.rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+FROM_PROMETHEUS = {"instance", "job", "le"}
 
 
 def expressions() -> Iterator[str]:
     dashboard = json.loads((DEPLOY / "grafana/dashboards/joulegate.json").read_text())
     for panel in dashboard["panels"]:
         yield from (target["expr"] for target in panel["targets"])
-    rules = yaml.safe_load((DEPLOY / "prometheus/joulegate.rules.yml").read_text())
-    for group in rules["groups"]:
-        yield from (rule["expr"] for rule in group["rules"])
+    yield from (rule["expr"] for rule in RULES)
+
+
+@pytest.fixture(scope="module")
+def given(simulated: SimulatedEngine, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """What /metrics of a proxy with keys gives after a request: labels by the name of the series."""
+    with keyed(tmp_path_factory.mktemp("deploy"), guarded(simulated)) as stack:
+        _, secret = new_key(stack, limits={"joules_per_day": 1e6})
+        assert asked(stack, secret, stream=True).status_code == 200
+        stack.stored(1)
+        text = stack.client.get("/metrics").raise_for_status().text
+    labels: defaultdict[str, set[str]] = defaultdict(set)
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels[sample.name] |= set(sample.labels)
+    return dict(labels)
 
 
 def test_what_is_watched_is_a_metric_that_the_operators_page_names() -> None:
@@ -33,6 +59,45 @@ def test_what_is_watched_is_a_metric_that_the_operators_page_names() -> None:
     assert len(used) > 10
     unknown = {name for name in used if name not in told and name.removesuffix("_bucket") not in told}
     assert unknown == set()
+
+
+def test_what_is_watched_is_what_metrics_really_gives(given: dict[str, set[str]]) -> None:
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    for expression in expressions():
+        bare = re.sub("|".join(map(re.escape, recorded)), "", expression)
+        names = set(METRIC.findall(re.sub(r"\{[^}]*\}", "", bare)))
+        assert names <= set(given), expression
+        for name, selector in re.findall(rf"({METRIC.pattern})\{{([^}}]*)\}}", bare):
+            assert set(re.findall(r"(\w+)!?=", selector)) <= given[name], expression
+        for group in re.findall(r"\bby \(([^)]*)\)", bare):
+            wanted = set(re.split(r",\s*", group)) - FROM_PROMETHEUS
+            assert all(wanted <= given[name] for name in names), expression
+
+
+def test_an_alert_names_labels_that_its_series_have(given: dict[str, set[str]]) -> None:
+    recorded = {rule["record"]: rule["expr"] for rule in RULES if "record" in rule}
+    for rule in RULES:
+        if "alert" not in rule:
+            continue
+        expression = rule["expr"]
+        for name, text in recorded.items():
+            expression = expression.replace(name, text)
+        told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        assert any(told <= given[name] for name in METRIC.findall(expression)), rule["alert"]
+
+
+def test_there_is_an_alert_for_everything_that_must_not_go_unseen() -> None:
+    alerts = {rule["alert"].removeprefix("Joulegate") for rule in RULES if "alert" in rule}
+    wanted = {"BooksUnbalanced", "MeterDown", "MeterStale", "BudgetNear", "JoulesPerTokenDrift"}
+    assert wanted <= alerts
+    told = (ROOT / "docs/operations.md").read_text()
+    assert {name for name in alerts if f"`Joulegate{name}`" not in told} == set()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, which comes with Prometheus")
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    cases = ROOT / "tests/joulegate.rules.test.yml"
+    subprocess.run(["promtool", "test", "rules", str(cases)], check=True, capture_output=True)
 
 
 def test_volumes_services_and_files_that_are_named_are_there() -> None:

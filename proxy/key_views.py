@@ -119,6 +119,7 @@ class ScopeView(BaseModel):
     spent_joules_day: float = Field(description="settled since the day of UTC began, joules")
     spent_joules_month: float = Field(description="settled since the month began, joules")
     reserved_joules: float = Field(description="reserved for requests that are not settled, joules")
+    name: str | None = Field(description="of a key, for people; null: it is in `scope`")
     requests_in_flight: int = Field(description="under way now")
 
 
@@ -129,6 +130,16 @@ class ScopeList(BaseModel):
 
 def key_view(key: Key, limits: Limits) -> KeyView:
     return KeyView(**_fields(key, limits))
+
+
+class AccessView(BaseModel):
+    object: Literal["access"] = "access"
+    keys: bool = Field(description="whether keys are asked for")
+    admin: bool = Field(description="whether whoever asks sees everything")
+    key: str | None = Field(description="id of the key that was shown; null: of the admin, or none")
+    name: str | None = Field(description="of this key, for people; null without")
+    project: str | None = Field(description="the project whose figures this key sees; null: all")
+    team: str | None = Field(description="team of this key; null without")
 
 
 def key_with_secret(key: Key, limits: Limits, secret: str) -> KeyWithSecret:

@@ -49,23 +49,28 @@ class GlanceReader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def points(self, t0_us: int, t1_us: int, limit: int, tenant: str | None = None) -> list[Sequence[Any]]:
+    def points(
+        self, t0_us: int, t1_us: int, limit: int, tenant: str | None = None, project: str | None = None
+    ) -> list[Sequence[Any]]:
         """The newest `limit` requests that finished in [t0_us, t1_us), newest first, as POINT_FIELDS."""
         r = StoredRequest
         query = (
             select(*(getattr(r, name) for name in POINT_FIELDS))
-            .where(r.finished_us >= t0_us, r.finished_us < t1_us, *_of(tenant))
+            .where(r.finished_us >= t0_us, r.finished_us < t1_us, *_of(tenant, project))
             .order_by(r.finished_us.desc(), r.uid.desc())
             .limit(limit)
         )
         return self._rows(query, "cannot read the requests")
 
-    def beside(self, uid: str, limit: int, tenant: str | None = None) -> list[Sequence[Any]]:
+    def beside(self, uid: str, limit: int, project: str | None = None) -> list[Sequence[Any]]:
         """Requests that were in flight on the same backend while this one was, itself first, then the longest
-        company. Empty where nobody knows it."""
+        company. Of one project, if it is given. Empty where nobody knows it."""
         r = StoredRequest
         columns = [getattr(r, name) for name in POINT_FIELDS]
-        mine = self._rows(select(*columns, r.backend).where(r.uid == stored_text(uid)), "cannot read it")
+        mine = self._rows(
+            select(*columns, r.backend).where(r.uid == stored_text(uid), *_of(None, project)),
+            "cannot read it",
+        )
         if not mine:
             return []
         began, ended, backend = mine[0][1], mine[0][3], mine[0][-1]
@@ -76,13 +81,15 @@ class GlanceReader:
         query = (
             select(*columns)
             .where(r.finished_us > began, r.finished_us < ended + 86_400_000_000)
-            .where(r.started_us < ended, r.backend == backend, r.uid != mine[0][0], *_of(tenant))
+            .where(r.started_us < ended, r.backend == backend, r.uid != mine[0][0], *_of(None, project))
             .order_by((together - since).desc(), r.uid)
             .limit(limit)
         )
         return [mine[0][:-1], *self._rows(query, "cannot read the requests beside it")]
 
-    def flows(self, t0_us: int, t1_us: int, tenant: str | None = None) -> list[Flow]:
+    def flows(
+        self, t0_us: int, t1_us: int, tenant: str | None = None, project: str | None = None
+    ) -> list[Flow]:
         """Of the requests that finished in [t0_us, t1_us), the largest first, at most MAX_FLOWS."""
         r, s = StoredRequest, StoredShare
         energy = func.sum(s.prefill_uj + s.decode_uj)
@@ -90,7 +97,7 @@ class GlanceReader:
         query = (
             select(*keys, func.count(), energy)
             .join(r, r.uid == s.uid)
-            .where(r.finished_us >= t0_us, r.finished_us < t1_us, *_of(tenant))
+            .where(r.finished_us >= t0_us, r.finished_us < t1_us, *_of(tenant, project))
             .group_by(*keys)
             .order_by(energy.desc())
             .limit(MAX_FLOWS)
@@ -111,5 +118,6 @@ class GlanceReader:
             return list(cursor.fetchall())
 
 
-def _of(tenant: str | None) -> list[ColumnElement[bool]]:
-    return [] if tenant is None else [StoredRequest.tenant == stored_text(tenant)]
+def _of(tenant: str | None, project: str | None) -> list[ColumnElement[bool]]:
+    wanted = ((StoredRequest.tenant, tenant), (StoredRequest.project, project))
+    return [column == stored_text(name) for column, name in wanted if name is not None]

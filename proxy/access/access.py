@@ -85,6 +85,8 @@ class Access:
 
 
 def _budgets(gate: Gate) -> Iterator[Metric]:
+    gate.keep_time()
+
     def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
         return GaugeMetricFamily(f"joulegate_access_{name}", text, labels=["scope", *labels])
 

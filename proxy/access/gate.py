@@ -168,8 +168,7 @@ class Gate:
         if tunnel and holder.counted:
             raise errors.no_tunnel()
         now_us = self.now_us()
-        if now_us >= self._day_ends_us:
-            self._begin_day(now_us)
+        self.keep_time()
         if not ask.accounted:
             self._check(holder, 0, now_us)
             return Grant(self, holder.scopes, None, 0, 0)
@@ -229,6 +228,12 @@ class Gate:
         """How long this day or this month still lasts."""
         ends_us = self._month_ends_us if reason == "joules_month" else self._day_ends_us
         return (ends_us - now_us) / 1e6
+
+    def keep_time(self) -> None:
+        """Begin a new day if it is one: what was spent the day before is not of today."""
+        now_us = self.now_us()
+        if now_us >= self._day_ends_us:
+            self._begin_day(now_us)
 
     @property
     def periods(self) -> Periods:

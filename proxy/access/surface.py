@@ -1,7 +1,7 @@
 """Who may see joulegate's own routes, where keys are asked for.
 
-The admin key sees all. Any other key sees the requests, usage and costs of its own project, and the models:
-what is not listed here is for the admin. So a new route is closed until somebody opens it.
+The admin key sees all. Any other key sees the requests, usage and costs of its own project, its own limits,
+and the models: what is not listed here is for the admin. So a new route is closed until somebody opens it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ METRICS = "/metrics"
 OPEN = frozenset(("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"))
 """What joulegate can do is no secret."""
 
-ONE_REQUEST = "/v1/energy/requests/"
-"""These routes look themselves whether the request is of the project (`may_see`)."""
+PAGE = "/page"
+"""Neither are the live page's files: they hold no figure. The page asks for a key, and the routes with it."""
+
+ONE_REQUEST = ("/v1/energy/requests/", "/v1/energy/points/")
+"""These routes look themselves whether the request is of the project (`may_see`, `project_of`)."""
+
+OF_A_KEY = ("/v1/access", "/v1/limits")
+"""These answer a key with what is its own (`holder_of`)."""
 
 VIDEOS, IMAGES = "/v1/videos", "/v1/images/"
 """These too (proxy/routes/videos.py): to see to a job, and to delete it."""
@@ -34,6 +40,8 @@ VIDEOS, IMAGES = "/v1/videos", "/v1/images/"
 MODELS = "/v1/models"
 OF_A_PROJECT = {
     "/v1/energy/requests": "project",
+    "/v1/energy/points": "project",
+    "/v1/energy/flows": "project",
     "/v1/organization/usage/completions": "project_ids",
     "/v1/organization/usage/embeddings": "project_ids",
     "/v1/organization/usage/images": "project_ids",
@@ -50,7 +58,7 @@ class Surface:
         self.app, self._settings, self._gate = app, settings, gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._settings.enabled and not self._open(scope["path"]):
+        if scope["type"] == "http" and self._settings.enabled and not is_open(self._settings, scope["path"]):
             try:
                 holder = self._gate().know(scope["headers"])
                 scope.setdefault("state", {})["holder"] = holder
@@ -64,13 +72,16 @@ class Surface:
                 return
         await self.app(scope, receive, send)
 
-    def _open(self, path: str) -> bool:
-        settings = self._settings
-        return (
-            path in OPEN
-            or (path in HEALTH and settings.health == "everyone")
-            or (path == METRICS and settings.metrics == "everyone")
-        )
+
+def is_open(settings: Access, path: str) -> bool:
+    """Whether it needs no key."""
+    return (
+        path in OPEN
+        or path in ("/", PAGE)
+        or path.startswith(PAGE + "/")
+        or (path in HEALTH and settings.health == "everyone")
+        or (path == METRICS and settings.metrics == "everyone")
+    )
 
 
 def narrow(scope: Scope, holder: Holder) -> None:
@@ -81,7 +92,7 @@ def narrow(scope: Scope, holder: Holder) -> None:
         return
     if scope["method"] not in ("GET", "HEAD"):
         raise errors.admin_only()
-    if path == MODELS or path.startswith((MODELS + "/", ONE_REQUEST)):
+    if path == MODELS or path in OF_A_KEY or path.startswith((MODELS + "/", *ONE_REQUEST)):
         return
     name = OF_A_PROJECT.get(path)
     if name is None:
@@ -94,9 +105,19 @@ def narrow(scope: Scope, holder: Holder) -> None:
     scope["query_string"] = urlencode([*kept, (name, key.project)], quote_via=quote).encode()
 
 
-def may_see(state: dict[str, object], record: RequestRecord) -> bool:
-    """Whether whoever asks may see this request. `state` is the request's, with its `holder`."""
+def holder_of(state: dict[str, object]) -> Holder:
+    """Whoever asks; without keys as the admin. `state` is the request's, with its `holder`."""
     holder = state.get("holder")
-    if not isinstance(holder, Holder) or holder.key is None:
-        return True
-    return record.project == holder.key.project
+    return holder if isinstance(holder, Holder) else ADMIN
+
+
+def project_of(state: dict[str, object]) -> str | None:
+    """The project to which whoever asks is kept; None: sees all."""
+    key = holder_of(state).key
+    return None if key is None else key.project
+
+
+def may_see(state: dict[str, object], record: RequestRecord) -> bool:
+    """Whether whoever asks may see this request."""
+    project = project_of(state)
+    return project is None or record.project == project

@@ -20,6 +20,7 @@ from accounting.events import MeterMethod
 from accounting.records import Boundary
 from accounting.store.engine import StoreError
 from accounting.store.glance import POINT_FIELDS, GlanceReader
+from proxy.access.surface import project_of
 from proxy.errors import NotFound
 from proxy.routes.energy import StoreUnavailable, UnixTime, window
 from proxy.state import State
@@ -112,11 +113,12 @@ def read_points(
     end_time: UnixTime = None,
     tenant: str | None = None,
     limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 10_000,
+    project: str | None = None,
 ) -> Response:
     """A few figures of the newest requests that finished in [start_time, end_time), for drawing them."""
     t0_us, t1_us = _times(start_time, end_time)
     try:
-        rows = _reader(request).points(t0_us, t1_us, limit + 1, tenant)
+        rows = _reader(request).points(t0_us, t1_us, limit + 1, tenant, project)
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
     return _columns(rows[:limit], more=len(rows) > limit)
@@ -127,9 +129,9 @@ def read_beside(
     request: Request, id: str, limit: Annotated[int, Query(ge=1, le=MOST_BESIDE)] = 100
 ) -> Response:
     """The request with this id of joulegate's, and those in flight on its backend meanwhile, the longest
-    company first."""
+    company first. With a key: of its project."""
     try:
-        rows = _reader(request).beside(id, limit + 1)
+        rows = _reader(request).beside(id, limit + 1, project_of(request.scope.get("state", {})))
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
     if not rows:
@@ -139,11 +141,15 @@ def read_beside(
 
 @router.get("/flows", response_model=FlowList)
 def read_flows(
-    request: Request, start_time: UnixTime = None, end_time: UnixTime = None, tenant: str | None = None
+    request: Request,
+    start_time: UnixTime = None,
+    end_time: UnixTime = None,
+    tenant: str | None = None,
+    project: str | None = None,
 ) -> dict[str, object]:
     """Joules of the requests that finished in [start_time, end_time): from GPU through model to tenant."""
     try:
-        flows = _reader(request).flows(*_times(start_time, end_time), tenant)
+        flows = _reader(request).flows(*_times(start_time, end_time), tenant, project)
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
     data = [

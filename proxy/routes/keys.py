@@ -1,4 +1,5 @@
-"""The admin API: keys and limits. The admin key is asked for before these are reached (access/surface.py).
+"""The admin API: keys and limits. The admin key is asked for before these are reached (access/surface.py);
+any other key may read its own limits, and who it is.
 
 POST   /v1/keys               make one; the answer has the secret, this once
 GET    /v1/keys               all, in pages
@@ -6,8 +7,9 @@ GET    /v1/keys/{id}          one
 POST   /v1/keys/{id}          change it
 POST   /v1/keys/{id}/rotate   a new secret
 DELETE /v1/keys/{id}          revoke it
-GET    /v1/limits             what keys, projects and teams may use, and have used
+GET    /v1/limits             what keys, projects and teams may use, and have used; a key sees its own
 PUT    /v1/limits/{kind}/{name}
+GET    /v1/access             who asks, as joulegate sees it
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ from accounting.access.store import NoSuchKey
 from accounting.store.engine import StoreError
 from proxy.access.access import Access
 from proxy.access.scope import Scope
+from proxy.access.surface import holder_of
 from proxy.errors import NotFound
 from proxy.key_views import (
+    AccessView,
     KeyChanges,
     KeyDeleted,
     KeyList,
@@ -169,9 +173,13 @@ async def revoke_key(request: Request, id: KeyId) -> KeyDeleted:
 
 @router.get("/limits")
 async def list_limits(request: Request) -> ScopeList:
-    """What keys, projects and teams may use, and what they have used."""
+    """What keys, projects and teams may use, and what they have used. A key sees what limits itself."""
     gate = _access(request).gate
-    return ScopeList(data=[_scope_view(scope) for _, scope in sorted(gate.scopes.items())])
+    gate.keep_time()
+    key = holder_of(request.scope.get("state", {})).key
+    scopes = gate.scopes.values() if key is None else gate.scopes_of(key.id)
+    names = _names(gate.keyring)
+    return ScopeList(data=[_scope_view(scope, names) for scope in sorted(scopes, key=lambda one: one.name)])
 
 
 @router.put("/limits/{kind}/{name}")
@@ -186,7 +194,17 @@ async def set_limits(
     scope = scope_name(kind, name)
     await _change(access, lambda: access.keeper.store.set_limits(scope, limits.limits()))
     found = access.gate.scopes.get(scope)
-    return _scope_view(found if found is not None else _nobody(access, scope))
+    return _scope_view(found if found is not None else _nobody(access, scope), _names(access.gate.keyring))
+
+
+@router.get("/access")
+async def read_access(request: Request) -> AccessView:
+    """Who asks: whether everything is shown, or the figures of which project."""
+    key = holder_of(request.scope.get("state", {})).key
+    keys = request.app.state.access is not None
+    if key is None:
+        return AccessView(keys=keys, admin=True, key=None, name=None, project=None, team=None)
+    return AccessView(keys=keys, admin=False, key=key.id, name=key.name, project=key.project, team=key.team)
 
 
 def _nobody(access: Access, name: str) -> Scope:
@@ -196,10 +214,16 @@ def _nobody(access: Access, name: str) -> Scope:
     return scope
 
 
-def _scope_view(scope: Scope) -> ScopeView:
+def _names(keyring: Keyring) -> dict[str, str]:
+    """Keys' names for people, by scope."""
+    return {scope_name("key", key.id): key.name for key in keyring.keys}
+
+
+def _scope_view(scope: Scope, names: dict[str, str]) -> ScopeView:
     return ScopeView(
         scope=scope.name,
         limits=LimitsView.of(scope.limits),
+        name=names.get(scope.name),
         spent_joules_day=scope.day_uj / 1e6,
         spent_joules_month=scope.month_uj / 1e6,
         reserved_joules=scope.reserved_uj / 1e6,

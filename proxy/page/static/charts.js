@@ -9,7 +9,11 @@ function faint(hex, alpha) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
   return `rgba(${red}, ${green}, ${blue}, ${alpha})`;
 }
-const CONFIG = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+const CONFIG = {
+  displaylogo: false, responsive: true, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]],
+  displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false,
+};
+const BESIDE = 92; // left of charts that stand one above the other, on one time axis
 
 // Where there is no WebGL, SVG draws fewer points than stay fluid.
 const WEBGL = document.createElement("canvas").getContext("webgl") !== null;
@@ -59,6 +63,17 @@ export function drawRate(element, rows, windowS) {
   Plotly.react(element, traces, layout({ yaxis: { title: { text: "J / token" }, rangemode: "tozero" } }), CONFIG);
 }
 
+/** Ticks at 1, 2 and 5 of each decade, or only at 1 where there are many. */
+function logAxis(values, text) {
+  const [low, high] = values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
+  const decades = values.length ? Math.log10(high / low) : 0;
+  const tickvals = [];
+  for (let power = -9; power <= 9; power++) {
+    for (const digit of decades < 2.5 ? [1, 2, 5] : [1]) tickvals.push(digit * 10 ** power);
+  }
+  return { type: "log", tickvals, ticktext: tickvals.map(text), tickfont: { size: 11 } };
+}
+
 export function drawScatter(element, rows, choose) {
   const { names, of } = groups(rows);
   const traces = names.map((name, i) => {
@@ -69,8 +84,8 @@ export function drawScatter(element, rows, choose) {
       hovertemplate: "%{x:.3g} s, %{y:.3g} J<extra>%{fullData.name}</extra>",
     };
   });
-  const axis = (title) => ({ type: "log", title: { text: title }, exponentformat: "SI", dtick: "D1", tickfont: { size: 11 } });
-  Plotly.react(element, traces, layout({ xaxis: { ...axis("seconds"), dtick: 1 }, yaxis: { ...axis("joules"), dtick: 1 } }), CONFIG);
+  const axes = { xaxis: logAxis(traces.flatMap((trace) => trace.x), show.seconds), yaxis: logAxis(traces.flatMap((trace) => trace.y), show.joules) };
+  Plotly.react(element, traces, layout(axes), CONFIG);
   if (!element.dataset.heard) {
     element.dataset.heard = "yes";
     element.on("plotly_click", (event) => choose(event.points[0].customdata));
@@ -91,8 +106,14 @@ export function drawFlows(element, links) {
       value: links.map((link) => link.joules), color: links.map(colour),
     },
   };
+  const flat = links.length < 3;
+  const resized = element.classList.contains("flat") !== flat;
+  element.classList.toggle("flat", flat);
+  if (resized && element.data) Plotly.Plots.resize(element);
   Plotly.react(element, links.length ? [trace] : [], layout({ margin: { l: 10, r: 10, t: 10, b: 10 } }), { ...CONFIG, displayModeBar: false });
 }
+
+const below = { legend: { orientation: "h", y: 1, yanchor: "bottom" } };
 
 /** `curves`: [{name, x: [unix s], y: [W]}], drawn as steps. */
 export function drawPower(element, curves, start, end) {
@@ -101,7 +122,7 @@ export function drawPower(element, curves, start, end) {
     x: curve.x.map((t) => t - start), y: curve.y, hovertemplate: "%{y:.3s}W<extra>%{fullData.name}</extra>",
   }));
   const range = [-(end - start) * 0.03, (end - start) * 1.03];
-  Plotly.react(element, traces, layout({ margin: { l: 50, r: 10, t: 5, b: 25 }, xaxis: { range, ticksuffix: " s" }, yaxis: { title: { text: "W" }, rangemode: "tozero" } }), { ...CONFIG, displayModeBar: false });
+  Plotly.react(element, traces, layout({ margin: { l: BESIDE, r: 10, t: 25, b: 25 }, ...below, xaxis: { range, ticksuffix: " s" }, yaxis: { title: { text: "W", standoff: 5 }, rangemode: "tozero", automargin: false } }), { ...CONFIG, displayModeBar: false });
 }
 
 /** The request (first of `rows`) and those beside it, as bars: to the first token, then decode. */
@@ -119,5 +140,5 @@ export function drawCompany(element, rows, start, end) {
   ];
   const range = [-(end - start) * 0.03, (end - start) * 1.03];
   element.style.height = `${Math.max(8, 4 + rows.length * 1.2)}rem`;
-  Plotly.react(element, traces, layout({ barmode: "overlay", xaxis: { range, ticksuffix: " s" }, yaxis: { autorange: "reversed", type: "category" } }), { ...CONFIG, displayModeBar: false });
+  Plotly.react(element, traces, layout({ margin: { l: BESIDE, r: 10, t: 25, b: 25 }, ...below, barmode: "overlay", xaxis: { range, ticksuffix: " s" }, yaxis: { autorange: "reversed", type: "category", automargin: false } }), { ...CONFIG, displayModeBar: false });
 }

@@ -12,18 +12,25 @@ const part = (name) => document.getElementById(`detail-${name}`);
 
 dialog.querySelector(".close").addEventListener("click", () => dialog.close());
 
-export async function openDetail(id) {
-  const [request, beside] = await Promise.all([ask(`requests/${id}`), ask(`points/${id}`, { limit: MOST_SHOWN })]);
+/** `project`: whose figures are seen; null: everybody's, and whole GPUs'. */
+export async function openDetail(id, project) {
+  const [request, beside] = await Promise.all([ask(`energy/requests/${id}`), ask(`energy/points/${id}`, { limit: MOST_SHOWN })]);
   part("title").textContent = `Request ${request.request_id}`;
   facts(part("facts"), factsOf(request));
   if (!dialog.open) dialog.showModal();
   const rows = beside.id.map((_, i) => rowOf(beside, i));
   const { started_at: start, finished_at: end } = request;
-  part("about").textContent = rows.length > 1
-    ? `${show.count(rows.length - 1)}${beside.more ? " and more" : ""} others were in flight on ${show.name(request.backend)}.`
-    : "Nobody else was in flight on its backend.";
+  part("about").textContent = company(rows.length - 1, beside.more, request.backend, project);
   charts.drawCompany(part("company"), rows, start, end);
-  charts.drawPower(part("power"), await powerOf(request), start, end);
+  part("power").hidden = project !== null || request.gpus.length === 0;
+  if (!part("power").hidden) charts.drawPower(part("power"), await powerOf(request), start, end);
+}
+
+function company(count, more, backend, project) {
+  const whose = project === null ? "" : " of your project";
+  if (count === 0) return project === null ? "Nobody else was in flight on its backend." : "No other request of your project was in flight on its backend.";
+  const others = count === 1 && !more ? "1 other request" : `${show.count(count)}${more ? " and more" : ""} other requests`;
+  return `${others}${whose} in flight on ${show.name(backend)} meanwhile.`;
 }
 
 function factsOf(request) {
@@ -55,7 +62,7 @@ async function powerOf(request) {
   const times = { start_time: (request.started_at - margin).toFixed(6), end_time: (request.finished_at + margin).toFixed(6), bucket_width_s: 1 };
   const curves = [];
   for (const { gpu } of request.gpus) {
-    const rows = (await ask("books", { ...times, gpu })).data.filter((row) => row.measured_uj !== null);
+    const rows = (await ask("energy/books", { ...times, gpu })).data.filter((row) => row.measured_uj !== null);
     curves.push({
       name: gpu, x: rows.flatMap((row) => [row.start_time, row.end_time]),
       y: rows.flatMap((row) => Array(2).fill(row.measured_joules / (row.end_time - row.start_time))),

@@ -4,7 +4,7 @@ import * as show from "./format.js";
 
 const byId = (id) => document.getElementById(id);
 
-function make(tag, text, attributes = {}) {
+export function make(tag, text, attributes = {}) {
   const element = document.createElement(tag);
   if (text !== null) element.textContent = text;
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -26,33 +26,40 @@ function card(view) {
     bar.setAttribute("aria-label", `${power} of ${show.watts(limit)}`);
     box.append(bar);
   }
-  const facts = [view.device, view.node, view.method, view.temperature_celsius === null ? null : `${view.temperature_celsius} °C`];
+  const facts = [view.device, view.node, view.method === "none" ? null : view.method, view.temperature_celsius === null ? null : `${view.temperature_celsius} °C`];
   if (view.clock_reasons?.some((reason) => reason.includes("cap") || reason.includes("thermal"))) facts.push("clocks held down");
   box.append(make("p", facts.filter(Boolean).join(" · "), { class: "soft" }), make("p", view.gpu, { class: "soft" }));
   if (view.fault !== null) box.append(make("p", `Not measured: ${view.fault}`, { class: "fault" }));
   return box;
 }
 
-export function showSums(total, rows) {
+/** `books`: null for those who see no whole GPUs. */
+export function showSums(books, rows) {
+  const total = books?.total;
   const energy = rows.reduce((sum, row) => sum + (row.energy ?? 0), 0);
   const counted = rows.filter((row) => row.energy !== null && row.completion);
   const tokens = counted.reduce((sum, row) => sum + row.completion, 0);
   const perToken = tokens ? counted.reduce((sum, row) => sum + row.energy, 0) / tokens : null;
   const unknown = rows.filter((row) => row.energy === null && row.status !== "rejected").length;
-  const share = total?.measured_uj ? (uj) => ` (${show.percent(uj / total.measured_uj)})` : () => "";
-  const tiles = [
-    ["Measured by the GPUs", show.microjoules(total?.measured_uj ?? null)],
-    ["To requests", total ? show.microjoules(total.requests_uj) + share(total.requests_uj) : show.joules(null)],
-    ["Idle", total ? show.microjoules(total.idle_uj) + share(total.idle_uj) : show.joules(null)],
-    ["Unobserved work", total ? show.microjoules(total.unobserved_uj) : show.joules(null), total?.unobserved_uj > 0],
-    ["Unmeasured", total ? show.microjoules(total.unmeasured_uj) : show.joules(null), total?.unmeasured_uj > 0],
-    ["Requests finished", show.count(rows.length) + (unknown ? `, ${show.count(unknown)} without energy` : ""), unknown > 0],
-    ["Their energy", show.joules(rows.length ? energy : null)],
-    ["Per output token", perToken === null ? show.joules(null) : `${show.joules(perToken)}`],
+  const share = (uj) => (total?.measured_uj ? `${show.percent(uj / total.measured_uj)} of it` : null);
+  const ofGpus = [
+    ["Measured", show.microjoules(total?.measured_uj), "by the GPUs"],
+    ["To requests", show.microjoules(total?.requests_uj), share(total?.requests_uj)],
+    ["Idle", show.microjoules(total?.idle_uj), share(total?.idle_uj)],
+    ["Unobserved work", show.microjoules(total?.unobserved_uj), share(total?.unobserved_uj), total?.unobserved_uj > 0.01 * total?.measured_uj],
+    ["Unmeasured", show.microjoules(total?.unmeasured_uj), share(total?.unmeasured_uj), total?.unmeasured_uj > 0],
   ];
-  byId("sums").replaceChildren(...tiles.map(([title, text, bad]) => {
+  const tiles = [
+    ...(books === null ? [] : ofGpus),
+    ["Requests finished", show.count(rows.length), unknown ? `${show.count(unknown)} without energy` : null, unknown > 0],
+    ["Their energy", show.joules(rows.length ? energy : null)],
+    ["Per output token", show.joules(perToken)],
+    ...(books === null ? [["Tokens generated", show.count(counted.length ? tokens : null)]] : []),
+  ];
+  byId("sums").replaceChildren(...tiles.map(([title, text, more, bad]) => {
     const box = make("div", null, bad ? { class: "bad" } : {});
     box.append(make("dt", title), make("dd", text));
+    if (more) box.append(make("dd", more, { class: "soft" }));
     return box;
   }));
 }
@@ -65,11 +72,10 @@ export function showNewest(rows, choose) {
     open.addEventListener("click", () => choose(row.id));
     const ended = make("td", null);
     ended.append(open);
-    const cells = [show.count(row.prompt), show.count(row.completion), show.seconds(row.finished - row.started),
-      show.joules(row.energy), show.joules(row.energy !== null && row.completion ? row.energy / row.completion : null)];
-    line.append(ended, make("td", show.name(row.model)), make("td", show.name(row.tenant)),
-      make("td", row.status, row.status === "ok" ? {} : { class: "bad" }),
-      ...cells.map((text) => make("td", text, { class: "n" })));
+    const cells = [show.joules(row.energy), show.joules(row.energy !== null && row.completion ? row.energy / row.completion : null),
+      show.seconds(row.finished - row.started), show.count(row.prompt), show.count(row.completion)];
+    line.append(ended, ...cells.map((text) => make("td", text, { class: "n" })), make("td", show.name(row.model)),
+      make("td", show.name(row.tenant)), make("td", row.status, row.status === "ok" ? {} : { class: "bad" }));
     return line;
   }));
 }
@@ -86,16 +92,24 @@ export function showBooks(books, devices) {
       make("td", row.balanced ? "to the µJ" : "OUT OF BALANCE", row.balanced ? {} : { class: "bad" }));
     return line;
   }));
-  const pill = byId("balance");
   const balanced = books.data.every((row) => row.balanced);
-  pill.className = `pill ${books.data.length === 0 ? "" : balanced ? "good" : "bad"}`;
-  pill.textContent = books.data.length === 0 ? "no books yet" : balanced ? "books balance to the µJ" : "books out of balance";
+  const lost = devices.filter((view) => view.fault !== null).length;
+  if (lost > 0) pill(lost === 1 ? "1 device is not measured" : `${lost} devices are not measured`, "bad");
+  else if (books.data.length === 0) pill("no books yet", "");
+  else if (balanced) pill("books balance to the µJ", "good");
+  else pill("books out of balance", "bad");
 }
 
-/** Links for the picture from flows and books, and the same as sentences. Joules. */
+/** How it stands, at the top. */
+export function pill(text, kind) {
+  byId("balance").className = `pill ${kind}`;
+  byId("balance").textContent = text;
+}
+
+/** Links for the picture from flows and books (null: not to be seen), and the same as sentences. Joules. */
 export function linksOf(flows, books, devices) {
   const named = new Map(devices.map((view) => [view.gpu, show.device(view)]));
-  const deviceOf = (gpu) => `gpu\u0000${named.get(gpu) ?? gpu}`;
+  const deviceOf = (gpu) => `gpu\u0000${named.get(gpu) ?? `GPU …${gpu.slice(-6)}`}`;
   const links = new Map();
   const add = (from, to, joules, kind, model = null) => {
     if (!(joules > 0)) return;
@@ -111,7 +125,7 @@ export function linksOf(flows, books, devices) {
     add(model, `tenant\u0000${flow.tenant ?? "no tenant"}`, flow.energy_joules, "tenant", model);
     flowed.set(flow.gpu, (flowed.get(flow.gpu) ?? 0) + flow.energy_joules);
   }
-  for (const row of books.data.filter((book) => book.boundary === "gpu")) {
+  for (const row of (books?.data ?? []).filter((book) => book.boundary === "gpu")) {
     const from = deviceOf(row.gpu);
     add(from, "rest\u0000idle", row.idle_joules, "idle");
     add(from, "rest\u0000unobserved work", row.unobserved_joules, "unobserved");

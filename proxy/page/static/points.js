@@ -23,7 +23,7 @@ export class Points {
     const last = this.rows.at(-1)?.finished;
     const from = last === undefined ? start : Math.max(start, last - LATE_S);
     const { rows } = this;
-    const answer = await ask("points", { start_time: from.toFixed(6), limit: LIMIT });
+    const answer = await ask("energy/points", { start_time: from.toFixed(6), limit: LIMIT });
     if (this.rows !== rows) return false; // another window was chosen meanwhile
     if (last === undefined) this.more = answer.more;
     let changed = false;

@@ -85,8 +85,10 @@ EVERYTHING = [
     ("GET", "/v1/limits"),
     ("GET", "/v1/videos"),
     ("GET", "/metrics"),
-    ("GET", "/page/"),
-    ("GET", "/"),
+    ("GET", "/v1/access"),
+    ("GET", "/v1/energy/points"),
+    ("GET", "/v1/energy/flows"),
+    ("GET", "/pages"),
     ("GET", "/nothing/at/all"),
 ]
 
@@ -114,7 +116,7 @@ def test_a_websocket_needs_a_key_as_well(stack: Stack) -> None:
 
 
 def test_health_and_the_document_are_open(stack: Stack) -> None:
-    for path in ("/health", "/ready", "/openapi.json"):
+    for path in ("/health", "/ready", "/openapi.json", "/page/", "/page/main.js"):
         assert httpx.get(stack.proxy.url + path).status_code == 200
 
 
@@ -172,7 +174,13 @@ def test_a_record_says_whose_key_it_was_and_a_key_sees_its_own_project_only(stac
         assert usage.status_code == 200, usage.text
         seen = {result["project_id"] for bucket in usage.json()["data"] for result in bucket["results"]}
         assert seen == {"mine"}
-        for path in ("/v1/energy/books", "/v1/keys", "/metrics", "/v1/energy/points", "/page/"):
+        for path in (
+            "/v1/energy/books",
+            "/v1/energy/devices",
+            "/v1/energy/diagnosis",
+            "/v1/keys",
+            "/metrics",
+        ):
             assert me.get(path).status_code == 403, path
         assert me.post("/v1/keys", json={"name": "more"}).status_code == 403
         assert me.get("/v1/models").json()["data"]

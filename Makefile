@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 # Tests in a browser run where there is one: Debian's packages chromium and chromium-driver.
 UNABLE := $(if $(shell command -v chromedriver),,--ignore=tests/browser)
 
-.PHONY: help setup demo test test-engines lint format bench lock clean
+.PHONY: help setup demo test test-engines lint format docs bench lock clean
 help:            ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -36,6 +36,9 @@ lint: $(READY)   ## ruff and strict types
 format: $(READY) ## let ruff rewrite the style
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(READY)   ## the documents as a site, in build/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(READY)  ## every benchmark in its quick form
 	@for f in benchmarks/[a-z]*.py; do n=$$(basename $$f .py); echo "== $$n"; $(BIN)/python -m benchmarks.$$n || exit 1; done

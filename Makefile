@@ -38,7 +38,7 @@ format: $(READY) ## let ruff rewrite the style
 	@$(BIN)/ruff format .
 
 docs: $(READY)   ## the documents as a site, in build/docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(READY)  ## every benchmark in its quick form
 	@for f in benchmarks/[a-z]*.py; do n=$$(basename $$f .py); echo "== $$n"; $(BIN)/python -m benchmarks.$$n || exit 1; done

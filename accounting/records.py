@@ -96,6 +96,9 @@ class RequestRecord(msgspec.Struct, kw_only=True):
     """Images or videos that it asked for. None: it was for tokens."""
     job: str | None = None
     """Id, at its backend, of the job that it began. None: it was answered at once."""
+    scheduled_us: int | None = None
+    """When the engine began with its prompt: before that it queued. The engine's word where it gives times,
+    else an estimate (`ledger/booking.py`). None where no first token was seen or told."""
 
 
 class BookEntry(msgspec.Struct, kw_only=True):
@@ -125,7 +128,8 @@ class Correction(msgspec.Struct, kw_only=True):
     """What a request's final record turned out to be off by, as something was told late. At most one each.
 
     The figures ending in `_uj` are differences, to be added to the record's; what one request loses others
-    gain, so that no book changes. `uncertainty_uj` and `first_token_us` are the new values.
+    gain, so that no book changes. `uncertainty_uj`, `first_token_us` and `scheduled_us` are the new
+    values.
     """
 
     uid: str
@@ -137,6 +141,7 @@ class Correction(msgspec.Struct, kw_only=True):
     uncertainty_uj: int | None
     first_token_us: int | None
     shares: list[GpuShare]
+    scheduled_us: int | None = None
 
     @property
     def energy_uj(self) -> int:
@@ -243,6 +248,7 @@ def corrected(record: RequestRecord, by: Correction) -> RequestRecord:
         else record.dynamic_uj + by.dynamic_uj,
         uncertainty_uj=by.uncertainty_uj,
         first_token_us=by.first_token_us,
+        scheduled_us=by.scheduled_us,
         shares=[
             GpuShare(
                 gpu=share.gpu,

@@ -53,6 +53,9 @@ class RequestView(BaseModel):
     http_status: int | None = Field(description="HTTP status that the client got")
     error: str | None = Field(description="what went wrong, in words")
     started_at: float = Field(description="dispatched to the backend, unix seconds")
+    scheduled_at: float | None = Field(
+        description="the engine began with the prompt, unix seconds: before that it queued; often an estimate"
+    )
     first_token_at: float | None = Field(description="first token arrived, unix seconds")
     finished_at: float = Field(description="ended, unix seconds")
     prompt_tokens: int | None = Field(description="tokens of the prompt, as the engine counted")
@@ -181,6 +184,7 @@ def record_view(record: RequestRecord, pue: float | None = None) -> dict[str, ob
         "http_status": record.http_status,
         "error": record.error,
         "started_at": _seconds(record.started_us),
+        "scheduled_at": None if record.scheduled_us is None else _seconds(record.scheduled_us),
         "first_token_at": None if record.first_token_us is None else _seconds(record.first_token_us),
         "finished_at": _seconds(record.finished_us),
         "prompt_tokens": record.prompt_tokens,

@@ -65,6 +65,7 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         state="final" if final else "provisional",
         media=told.media,
         job=told.job,
+        scheduled_us=min(whole.pre0, whole.first) or None if told.media is None else None,
         shares=[
             GpuShare(gpu=gpu, prefill_uj=p, decode_uj=d)
             for gpu, p, d in zip(told.gpus, by_prefill, by_decode, strict=True)
@@ -139,6 +140,7 @@ def correction_of(was: RequestRecord, now: RequestRecord, t_us: int) -> Correcti
         dynamic_uj=(now.dynamic_uj or 0) - (was.dynamic_uj or 0) if known else None,
         uncertainty_uj=now.uncertainty_uj,
         first_token_us=now.first_token_us,
+        scheduled_us=now.scheduled_us,
         shares=shares,
     )
 

@@ -61,6 +61,7 @@ class StoredRequest(Base):
     http_status: Mapped[int | None]
     error: Mapped[str | None]
     started_us: Mapped[int]
+    scheduled_us: Mapped[int | None]
     first_token_us: Mapped[int | None]
     finished_us: Mapped[int]
     prompt_tokens: Mapped[int | None]
@@ -131,6 +132,7 @@ class StoredCorrection(Base):
     decode_uj: Mapped[int]
     dynamic_uj: Mapped[int | None]
     uncertainty_uj: Mapped[int | None]
+    scheduled_us: Mapped[int | None]
     first_token_us: Mapped[int | None]
 
 

@@ -159,6 +159,7 @@ _CORRECT_REQUEST = (
         decode_uj=func.coalesce(StoredRequest.decode_uj, 0) + _given("decode_uj"),
         dynamic_uj=StoredRequest.dynamic_uj + _given("dynamic_uj"),
         uncertainty_uj=_given("uncertainty_uj"),
+        scheduled_us=_given("scheduled_us"),
         first_token_us=_given("first_token_us"),
     )
 )

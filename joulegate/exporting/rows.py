@@ -28,7 +28,7 @@ _KINDS: dict[str, Kind] = {
 }
 
 
-_TIMES = ("started_us", "first_token_us", "finished_us", "corrected_us")
+_TIMES = ("started_us", "scheduled_us", "first_token_us", "finished_us", "corrected_us")
 _NESTED = ("shares", "media")
 _MEDIA: dict[str, Kind] = {
     "kind": "text",

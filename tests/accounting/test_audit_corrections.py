@@ -94,8 +94,8 @@ def test_a_correction_that_was_taken_back_is_missing_and_its_request_differs(
 def test_a_correction_that_the_journal_does_not_tell_is_found(data_dir: Path, tamper: Tamper) -> None:
     other = "(SELECT uid FROM requests WHERE uid NOT IN (SELECT uid FROM corrections) LIMIT 1)"
     tamper(
-        f"INSERT INTO corrections SELECT {other}, {us(20)}, 0, 0, 0, uncertainty_uj, first_token_us "
-        "FROM requests LIMIT 1"
+        f"INSERT INTO corrections SELECT {other}, {us(20)}, 0, 0, 0, uncertainty_uj, first_token_us, "
+        "scheduled_us FROM requests LIMIT 1"
     )
     assert audited(data_dir).clean
     report = audited(data_dir, journal=True)
@@ -117,8 +117,8 @@ def test_one_forged_of_a_request_told_before_the_journal_begins_is_found(
 ) -> None:
     told = dropped_until(data_dir, corrected=False)
     tamper(
-        f"INSERT INTO corrections SELECT uid, {us(20)}, 0, 0, 0, uncertainty_uj, first_token_us "
-        f"FROM requests WHERE uid IN ({told}) AND uid NOT IN (SELECT uid FROM corrections) LIMIT 1"
+        f"INSERT INTO corrections SELECT uid, {us(20)}, 0, 0, 0, uncertainty_uj, first_token_us, scheduled_us"
+        f" FROM requests WHERE uid IN ({told}) AND uid NOT IN (SELECT uid FROM corrections) LIMIT 1"
     )
     report = audited(data_dir, journal=True)
     assert kinds(report) == {"missing-in-journal"}

@@ -126,7 +126,7 @@ def test_a_store_without_hosts_gets_their_columns_and_keeps_its_records(database
     with writing(database.engine) as connection, connection.begin():
         alembic(connection, "downgrade", "0002")
     migrate(database.engine)
-    assert StoreReader(database.engine).request("uid-000001") == record(1)
+    assert StoreReader(database.engine).request("uid-000001") == record(1, scheduled_us=None)
 
 
 def test_a_store_without_identities_gets_their_columns_and_keeps_its_records(database: Database) -> None:
@@ -138,7 +138,7 @@ def test_a_store_without_identities_gets_their_columns_and_keeps_its_records(dat
     with writing(database.engine) as connection, connection.begin():
         alembic(connection, "downgrade", "0006")
     migrate(database.engine)
-    assert StoreReader(database.engine).request("uid-000001") == record(1)
+    assert StoreReader(database.engine).request("uid-000001") == record(1, scheduled_us=None)
 
 
 def test_a_store_without_sums_gets_them_from_its_rows(database: Database) -> None:

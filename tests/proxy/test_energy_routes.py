@@ -108,6 +108,7 @@ def test_a_request_is_shown_with_every_figure(client: TestClient, key: str) -> N
         "http_status": 200,
         "error": None,
         "started_at": 1_790_000_001.3,
+        "scheduled_at": 1_790_000_001.3,
         "first_token_at": 1_790_000_001.4,
         "finished_at": 1_790_000_002.0,
         "prompt_tokens": 11,

@@ -90,6 +90,7 @@ def test_times_that_come_after_the_record_correct_it() -> None:
     story.run(42.0)
     assert "queued" in {correction.request_id for correction in corrections(story)}
     assert story.records["queued"].first_token_us == us(24.0)
+    assert story.records["queued"].scheduled_us == us(22.0)
     story.run(70.0)
     assert_all_charged(story)
 

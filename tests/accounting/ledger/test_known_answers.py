@@ -87,7 +87,10 @@ def test_a_request_pays_nothing_while_it_is_queued_behind_another() -> None:
     story.run(15.0, each=note)
     assert so_far[us(10.5)] == 0
     assert max(so_far.values()) > 0
-    assert 0 < energy_uj(story.records["queued"]) < 700 * 1.5 * 1e6
+    record = story.records["queued"]
+    assert 0 < energy_uj(record) < 700 * 1.5 * 1e6
+    assert record.scheduled_us is not None
+    assert us(10.5) <= record.scheduled_us < us(11.0)
     assert_all_charged(story)
 
 

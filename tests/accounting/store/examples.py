@@ -25,6 +25,7 @@ def record(number: int, **changes: object) -> RequestRecord:
         http_status=200,
         error=None,
         started_us=finished_us - 700_000,
+        scheduled_us=finished_us - 700_000,
         first_token_us=finished_us - 600_000,
         finished_us=finished_us,
         prompt_tokens=11,
@@ -59,6 +60,7 @@ def correction(number: int, **changes: object) -> Correction:
         decode_uj=-500_000,
         dynamic_uj=None,
         uncertainty_uj=300_000,
+        scheduled_us=of.started_us + 100_000,
         first_token_us=of.started_us + 200_000,
         shares=[
             GpuShare(gpu="GPU-a", prefill_uj=1_500_000, decode_uj=-1_000_000),

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from uuid import uuid4
 
 from fastapi import FastAPI
@@ -24,9 +25,9 @@ from accounting.store.glance import GlanceReader
 from accounting.store.opening import open_writer
 from accounting.store.queries import StoreReader
 from accounting.store.retention import Keeper
-from proxy import errors, page
+from proxy import errors, openapi, page
 from proxy.access.access import Access
-from proxy.access.surface import Surface
+from proxy.access.surface import Surface, is_open
 from proxy.access_log import AccessLog
 from proxy.ask import header
 from proxy.backends import Backend, Backends
@@ -80,24 +81,28 @@ def create_app(
     errors.install(app)
     app.add_middleware(Surface, settings=settings.access, gate=lambda: app.state.access.gate)
     app.add_middleware(RequestIds)
+    of_the_store = openapi.errors_of(energy.StoreUnavailable)
     app.include_router(ops.router)
-    app.include_router(glance.router)
-    app.include_router(energy.router)
-    app.include_router(diagnosis.router)
-    app.include_router(usage.router)
-    app.include_router(keys.router)
     app.include_router(models.router)
     app.include_router(videos.router)
+    for router in (glance.router, energy.router, diagnosis.router, usage.router, keys.router):
+        app.include_router(router, responses=of_the_store)
     page.install(app)
-    app.mount("/", _nothing)
+    openapi.install(app, keys=settings.access.enabled, is_open=partial(is_open, settings.access))
+    app.mount("/", partial(_nothing, openapi.methods(app)))
     return app
 
 
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+async def _nothing(
+    methods: Callable[[str], Sequence[str]], scope: Scope, receive: Receive, send: Send
+) -> None:
     """What is neither joulegate's nor the engine's. (The relay's requests do not come here, see wire/.)"""
-    error = errors.NotFound(f"there is no {scope['path']} here")
+    path, method = scope["path"], scope["method"]
+    error: errors.ApiError = errors.NotFound(f"there is no {path} here")
+    if ways := methods(path):
+        error = errors.MethodNotAllowed(f"{path} cannot be asked with {method}", allowed=ways)
     request_id = header(scope["headers"], b"x-request-id") or str(uuid4())
-    answer = JSONResponse(error.body(), error.status, {"x-request-id": request_id})
+    answer = JSONResponse(error.body(), error.status, {**error.headers(), "x-request-id": request_id})
     await answer(scope, receive, send)
 
 

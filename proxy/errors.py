@@ -5,12 +5,14 @@
     +- Unauthorized          401  invalid_request_error   code invalid_api_key
     +- Forbidden             403  invalid_request_error   code permission_denied
     +- NotFound              404  not_found_error
+    +- MethodNotAllowed      405  invalid_request_error   code method_not_allowed
     +- RequestTimeout        408  invalid_request_error   code request_timeout
     +- BodyTooLarge          413  invalid_request_error   code request_too_large
     +- TooManyRequests       429  requests                code rate_limit_exceeded
     +- HeadTooLarge          431  invalid_request_error   code head_too_large
     +- NotSupported          501  invalid_request_error   code not_supported
     +- VersionNotSupported   505  invalid_request_error   code not_supported
+    +- Unexpected            500  server_error            code internal_error
     +- BackendUnavailable    503  server_error            code backend_unavailable
     +- BackendFailed         502  server_error            code backend_failed
     +- BackendTimeout        504  server_error            code backend_timeout
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from fastapi import FastAPI, Request
@@ -113,6 +116,19 @@ class NotFound(ApiError):
     kind = "not_found_error"
 
 
+class MethodNotAllowed(ApiError):
+    status = 405
+    kind = "invalid_request_error"
+    default_code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        return {"allow": ", ".join(self.allowed)}
+
+
 class BodyTooLarge(ApiError):
     status = 413
     kind = "invalid_request_error"
@@ -141,6 +157,11 @@ class VersionNotSupported(ApiError):
     status = 505
     kind = "invalid_request_error"
     default_code = "not_supported"
+
+
+class Unexpected(ApiError):
+    status = 500
+    default_code = "internal_error"
 
 
 class BackendUnavailable(ApiError):
@@ -177,6 +198,12 @@ def install(app: FastAPI) -> None:
         message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
         return JSONResponse(BadRequest(message, param=faults[0][0]).body(), status_code=400)
 
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        """It is raised on, so that the log has it."""
+        fault = Unexpected(f"joulegate failed with {type(error).__name__}: a mistake in it, see its log")
+        return JSONResponse(fault.body(), status_code=fault.status)
+
     app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(Exception, unexpected)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)

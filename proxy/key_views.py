@@ -14,9 +14,12 @@ UnixTime = Annotated[float, Field(gt=0, lt=253_402_300_800)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Joules = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
 
+TAKEN = ConfigDict(extra="forbid", strict=True)
+"""For what is taken: `false` is no budget of 0 J, and "10" no number."""
+
 
 class LimitsView(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = TAKEN
 
     requests_per_minute: Count | None = Field(None, description="requests in a minute; null: no limit")
     tokens_per_minute: Count | None = Field(None, description="tokens of prompts and answers in a minute")
@@ -45,7 +48,7 @@ class LimitsView(BaseModel):
 
 
 class NewKey(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = TAKEN
 
     name: Name = Field(description="for people")
     project: Name = Field(DEFAULT_PROJECT, description="who is charged")
@@ -60,7 +63,7 @@ class NewKey(BaseModel):
 class KeyChanges(BaseModel):
     """What is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = TAKEN
 
     name: Name | None = Field(None, description="for people")
     user_id: Name | None = Field(None, description="whose key it is")
@@ -71,7 +74,7 @@ class KeyChanges(BaseModel):
 
 
 class Rotation(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = TAKEN
 
     grace_seconds: Annotated[float, Field(ge=0, le=366 * 86_400)] = Field(
         86_400, description="how long the secrets before stay good, seconds"
@@ -115,21 +118,17 @@ class KeyDeleted(BaseModel):
 class ScopeView(BaseModel):
     object: Literal["limits"] = "limits"
     scope: str = Field(description="key/ID, project/NAME or team/NAME")
+    name: str | None = Field(description="of a key, for people; null: it is in `scope`")
     limits: LimitsView = Field(description="what is allowed")
     spent_joules_day: float = Field(description="settled since the day of UTC began, joules")
     spent_joules_month: float = Field(description="settled since the month began, joules")
     reserved_joules: float = Field(description="reserved for requests that are not settled, joules")
-    name: str | None = Field(description="of a key, for people; null: it is in `scope`")
     requests_in_flight: int = Field(description="under way now")
 
 
 class ScopeList(BaseModel):
     object: Literal["list"] = "list"
     data: list[ScopeView] = Field(description="every scope that has a key or a limit")
-
-
-def key_view(key: Key, limits: Limits) -> KeyView:
-    return KeyView(**_fields(key, limits))
 
 
 class AccessView(BaseModel):
@@ -140,6 +139,10 @@ class AccessView(BaseModel):
     name: str | None = Field(description="of this key, for people; null without")
     project: str | None = Field(description="the project whose figures this key sees; null: all")
     team: str | None = Field(description="team of this key; null without")
+
+
+def key_view(key: Key, limits: Limits) -> KeyView:
+    return KeyView(**_fields(key, limits))
 
 
 def key_with_secret(key: Key, limits: Limits, secret: str) -> KeyWithSecret:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, exp, inf, log
+from math import ceil, exp, inf, log, log1p
 from statistics import median
 
 from accounting.diagnosis.project import Prices
@@ -129,7 +129,7 @@ def capacity(
         changed = max(ways, key=lambda way: (way.per_s, -way.replicas), default=None)
     months = None
     if most is not None and question.growth and asked > 0:
-        months = max(log(most.per_s / asked) / log(1 + question.growth), 0.0)
+        months = max(log(most.per_s / asked) / log1p(question.growth), 0.0)
     return Capacity(
         model=model,
         backends=[backend.name for backend in known],

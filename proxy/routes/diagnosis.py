@@ -71,7 +71,7 @@ def read_capacity(
     itl_ms: Limit = None,
     percent: Annotated[float, Query(ge=50, lt=100)] = 95.0,
     requests_per_s: Limit = None,
-    growth_per_month: Annotated[float | None, Query(gt=0, le=10)] = None,
+    growth_per_month: Annotated[float | None, Query(ge=1e-6, le=10)] = None,
     replicas: Annotated[int | None, Query(ge=1, le=64)] = None,
     prompt_factor: Factor = 1.0,
     answer_factor: Factor = 1.0,

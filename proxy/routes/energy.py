@@ -23,6 +23,7 @@ from accounting.store.queries import Books, Cursor, Page, RequestFilter
 from proxy.access.surface import may_see
 from proxy.energy_views import BooksList, RequestList, RequestView, books_view, record_view
 from proxy.errors import ApiError, BadRequest, NotFound
+from proxy.openapi import errors_of
 
 LATEST_S = 253_402_300_800.0
 """Start of the year 10000 in unix seconds: no time can be later, and microseconds stay far below 64 bits."""
@@ -88,7 +89,7 @@ def window(start_time: float | None, end_time: float | None) -> tuple[int | None
     return t0_us, t1_us
 
 
-@router.get("/requests/{id:path}", response_model=RequestView)
+@router.get("/requests/{id:path}", response_model=RequestView, responses=errors_of(NotFound))
 def read_request(request: Request, id: str) -> dict[str, object]:
     """What one request cost. `id` is joulegate's id or the request's x-request-id (then: the newest)."""
     try:

@@ -22,6 +22,7 @@ from accounting.store.engine import StoreError
 from accounting.store.glance import POINT_FIELDS, GlanceReader
 from proxy.access.surface import project_of
 from proxy.errors import NotFound
+from proxy.openapi import errors_of
 from proxy.routes.energy import StoreUnavailable, UnixTime, window
 from proxy.state import State
 
@@ -112,8 +113,8 @@ def read_points(
     start_time: UnixTime = None,
     end_time: UnixTime = None,
     tenant: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 10_000,
     project: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_POINTS)] = 10_000,
 ) -> Response:
     """A few figures of the newest requests that finished in [start_time, end_time), for drawing them."""
     t0_us, t1_us = _times(start_time, end_time)
@@ -124,7 +125,9 @@ def read_points(
     return _columns(rows[:limit], more=len(rows) > limit)
 
 
-@router.get("/points/{id}", response_class=Response, responses={200: {"model": Points}})
+@router.get(
+    "/points/{id}", response_class=Response, responses={200: {"model": Points}, **errors_of(NotFound)}
+)
 def read_beside(
     request: Request, id: str, limit: Annotated[int, Query(ge=1, le=MOST_BESIDE)] = 100
 ) -> Response:

@@ -43,11 +43,12 @@ from proxy.key_views import (
     key_view,
     key_with_secret,
 )
+from proxy.openapi import errors_of
 from proxy.routes.energy import StoreUnavailable
 
 T = TypeVar("T")
 
-router = APIRouter(prefix="/v1", tags=["keys"])
+router = APIRouter(prefix="/v1", tags=["keys"], responses=errors_of(NotFound))
 
 KeyId = Annotated[str, Path(description="id of a key", max_length=64)]
 
@@ -222,8 +223,8 @@ def _names(keyring: Keyring) -> dict[str, str]:
 def _scope_view(scope: Scope, names: dict[str, str]) -> ScopeView:
     return ScopeView(
         scope=scope.name,
-        limits=LimitsView.of(scope.limits),
         name=names.get(scope.name),
+        limits=LimitsView.of(scope.limits),
         spent_joules_day=scope.day_uj / 1e6,
         spent_joules_month=scope.month_uj / 1e6,
         reserved_joules=scope.reserved_uj / 1e6,

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from proxy.errors import NotFound
+from proxy.openapi import errors_of
 from proxy.state import State
 
 router = APIRouter(prefix="/v1/models", tags=["openai"])
@@ -23,7 +24,7 @@ async def list_models(request: Request) -> dict[str, Any]:
     return {"object": "list", "data": list(_models(request).values())}
 
 
-@router.get("/{model:path}")
+@router.get("/{model:path}", responses=errors_of(NotFound))
 async def retrieve_model(request: Request, model: str) -> dict[str, Any]:
     """One model."""
     card = _models(request).get(model)

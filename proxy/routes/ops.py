@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from typing import Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 
 from proxy.state import State
 
@@ -19,7 +21,16 @@ def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/ready")
+class Readiness(BaseModel):
+    status: Literal["ready", "not ready"]
+    reasons: list[str] = Field(description="why it is not ready")
+    warnings: list[str] = Field(description="what is wrong although requests are served")
+
+
+NOT_READY = {503: {"model": Readiness, "description": "Not ready"}}
+
+
+@router.get("/ready", response_model=Readiness, responses=NOT_READY)  # type: ignore[arg-type]
 def ready(request: Request) -> JSONResponse:
     """Ready: an engine answers and the journal can be written. 503 with the reasons where not.
 
@@ -43,7 +54,7 @@ def ready(request: Request) -> JSONResponse:
     return JSONResponse(body, status_code=503 if blocking else 200)
 
 
-@router.get("/metrics", response_class=Response)
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(request: Request) -> Response:
     """Prometheus text."""
     state: State = request.app.state.joulegate

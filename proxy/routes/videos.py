@@ -27,7 +27,11 @@ from proxy.energy import energy_object
 from proxy.errors import BackendFailed, BackendUnavailable, NotFound
 from proxy.media import video
 from proxy.media.jobs import Job, Jobs, newest_first
+from proxy.openapi import errors_of
 from proxy.state import State
+
+ITS_OWN: dict[int | str, dict[str, Any]] = {"default": {"description": "The server's own answer"}}
+ERRORS = errors_of(NotFound, BackendFailed, BackendUnavailable)
 
 router = APIRouter(tags=["videos"])
 
@@ -188,7 +192,7 @@ async def _list(request: Request, backend: Backend) -> list[dict[str, object]]:
     return [d for d in data if isinstance(d, dict) and "id" in d] if isinstance(data, list) else []
 
 
-@router.get("/v1/videos/{video_id}", summary="How a video stands")
+@router.get("/v1/videos/{video_id}", summary="How a video stands", responses=ERRORS | ITS_OWN)
 async def retrieve(request: Request, video_id: str) -> Response:
     backend, job, answer = await _find(request, video_id, f"/v1/videos/{quote(video_id)}")
     body = await _read(backend, answer)
@@ -201,7 +205,7 @@ async def retrieve(request: Request, video_id: str) -> Response:
     return _json(_with_energy(request, job, parsed), answer.status_code)
 
 
-@router.delete("/v1/videos/{video_id}", summary="Delete a video")
+@router.delete("/v1/videos/{video_id}", summary="Delete a video", responses=ERRORS | ITS_OWN)
 async def delete(request: Request, video_id: str) -> Response:
     path = f"/v1/videos/{quote(video_id)}"
     backend, job, standing = await _find(request, video_id, path)
@@ -213,13 +217,23 @@ async def delete(request: Request, video_id: str) -> Response:
     return Response(body, answer.status_code, _headers(answer, whole=True))
 
 
-@router.get("/v1/videos/{video_id}/content", summary="The video itself")
+@router.get(
+    "/v1/videos/{video_id}/content",
+    summary="The video itself",
+    response_class=Response,
+    responses=ERRORS | ITS_OWN,
+)
 async def content(request: Request, video_id: str) -> Response:
     query = f"?{request.url.query}" if request.url.query else ""
     return await _pass(request, video_id, f"/v1/videos/{quote(video_id)}/content{query}")
 
 
-@router.get("/v1/images/{image_id}/content", summary="An image that its server keeps")
+@router.get(
+    "/v1/images/{image_id}/content",
+    summary="An image that its server keeps",
+    response_class=Response,
+    responses=ERRORS | ITS_OWN,
+)
 async def image(request: Request, image_id: str) -> Response:
     return await _pass(request, image_id, f"/v1/images/{quote(image_id)}/content")
 

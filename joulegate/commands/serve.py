@@ -114,8 +114,13 @@ def command(
         ),
     )
     signals: list[int] = []
+
+    def stop(received: int, _: object) -> None:
+        signals.append(received)
+        server.should_exit = True  # it may come before uvicorn listens to signals itself
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.append(received))
+        signal.signal(number, stop)
 
     async def serve() -> None:
         # The lifespan is entered here and not by uvicorn, so that what fails in it can be told in a line.

@@ -81,10 +81,11 @@ class Access:
             "Requests under a budget whose energy could not be measured, so that none was charged.",
             value=self.spending.unmeasured,
         )
-        yield from _budgets(self.gate)
+        yield from budgets(self.gate)
 
 
-def _budgets(gate: Gate) -> Iterator[Metric]:
+def budgets(gate: Gate) -> Iterator[Metric]:
+    """For /metrics: those under a budget, as it stands now."""
     gate.keep_time()
 
     def gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

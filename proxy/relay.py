@@ -100,7 +100,7 @@ class Relay:
         Those that are accounted for are heard from the accountant by all who care.
         """
         if account.grant is not None:
-            account.grant.end(account.record, account.usage, goes_on=account.goes_on)
+            account.grant.end(account.record, account.usage)
         if self._access_log is not None and not account.kept:
             self._access_log.plain(
                 request_id=account.ask.request_id,

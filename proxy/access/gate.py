@@ -23,7 +23,8 @@ from proxy.errors import ApiError, TooManyRequests
 
 MARGIN = 2
 """Several requests under a budget count so many times what is reserved for them: errors of requests at one
-time go together, as they share a GPU that may be slow just then. One alone counts once."""
+time go together, as they share a GPU that may be slow just then. One alone counts once. A margin learnt from
+how far the last ones were off would be smaller, and wrong just when it matters: when the load changes."""
 
 SOON_S = 1.0
 """When to try again where it depends on requests in flight."""

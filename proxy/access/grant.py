@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Grant:
     """`end` when the answer is over, `settle` when its energy is final; in either order, each once.
 
-    `held_uj` is reserved for it: first what it is expected to cost, after its end what it cost by the
-    provisional figure and that figure's uncertainty.
+    `held_uj` is reserved for it: what it is expected to cost; after its end what it cost by the provisional
+    figure and that figure's uncertainty, if that is more. Less may well be wrong: while the counter has not
+    caught up it comes from the learnt work, and that knows little of a load which has just changed.
     """
 
     __slots__ = ("_ended", "_gate", "_settled", "held_uj", "scopes", "size", "tokens")
@@ -48,11 +49,8 @@ class Grant:
         """What is left, for the answer."""
         return rate_headers(self._gate, self.scopes)
 
-    def end(self, record: RequestRecord | None, usage: Usage | None, *, goes_on: bool = False) -> None:
-        """The answer is over. `record` is as it is now; None where there is none, or none yet.
-
-        `goes_on`: its backend works on, so that what it has cost so far is not all.
-        """
+    def end(self, record: RequestRecord | None, usage: Usage | None) -> None:
+        """The answer is over. `record` is as it is now; None where there is none, or none yet."""
         if self._ended:
             return
         self._ended = True
@@ -64,8 +62,7 @@ class Grant:
         if self.size is None or (record is not None and record.status == "rejected"):
             self._hold(0)
         elif record is not None and record.energy_uj is not None:
-            now_uj = record.energy_uj + (record.uncertainty_uj or 0)
-            self._hold(max(now_uj, self.held_uj) if goes_on else now_uj)
+            self._hold(max(self.held_uj, record.energy_uj + (record.uncertainty_uj or 0)))
 
     def _used(self, record: RequestRecord | None, usage: Usage | None) -> int:
         """Tokens, as far as anybody counted them; what was reserved where nobody did."""

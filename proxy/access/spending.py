@@ -167,7 +167,7 @@ class Spending:
             size = Size.of(told.started)
             held_uj = self._gate.expected.uj(size) or 0
             grant = Grant(self._gate, self._gate.scopes_of(told.started.api_key), size, 0, held_uj)
-            grant.end(ledger.provisional(handle), None, goes_on=told.job is not None)
+            grant.end(ledger.provisional(handle), None)
             self._flying[told.started.uid] = grant
 
     def _of(self, outputs: Iterable[Output]) -> Iterable[Spent]:

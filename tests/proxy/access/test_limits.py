@@ -3,84 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accounting.access.keys import Key, Keyring, Limits, Secret, digest
+from accounting.access.keys import Limits
 from accounting.events import Media, Usage
-from accounting.records import RequestRecord
-from accounting.store.sums import DAY_US
 from proxy.access.bucket import Bucket
 from proxy.access.expected import Expected, Size
-from proxy.access.gate import ADMIN, Gate, Holder, presented_key
-from proxy.access.grant import Grant
+from proxy.access.gate import ADMIN, presented_key
 from proxy.access.rate_headers import duration
 from proxy.ask import Ask, understand
 from proxy.errors import Forbidden, TooManyRequests, Unauthorized
-from tests.accounting.store.examples import record
-
-MONDAY_US = 20_780 * DAY_US
-SECRET, ADMIN_SECRET = b"sk-jg-of-a-test", b"the admin's secret"
-CHAT = "/v1/chat/completions"
-MILLION = 1_000_000
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.us = MONDAY_US
-
-    def now_us(self) -> int:
-        return self.us
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-MakeGate = Callable[..., Gate]
-
-
-@pytest.fixture
-def gate_of(clock: Clock) -> MakeGate:
-    def make(limits: Limits | None = None, first_uj: int | None = None, **fields: object) -> Gate:
-        made = Gate(
-            clock.now_us, Expected(), admin=digest(ADMIN_SECRET), output_tokens=100, first_uj=first_uj
-        )
-        key = Key(**{"id": "key_1", "name": "k", "hint": "", "created_us": 0, "project": "p", **fields})  # type: ignore[arg-type]
-        secret = Secret(hash=digest(SECRET), key=key.id, created_us=0)
-        made.use(Keyring(version=1, keys=[key], secrets=[secret], limits={"project/p": limits or Limits()}))
-        return made
-
-    return make
-
-
-def known(gate: Gate) -> Holder:
-    return gate.know([(b"authorization", b"Bearer " + SECRET)])
-
-
-def ask(body: bytes = b'{"model":"tiny","max_tokens":10}', path: str = CHAT, method: str = "POST") -> Ask:
-    return understand(method, path, b"", [(b"content-type", b"application/json")], body)
-
-
-def settled(uj: int | None, **fields: object) -> RequestRecord:
-    parts = {"energy_uj": uj, "prefill_uj": 0, "decode_uj": uj} if uj is not None else {}
-    nothing = dict.fromkeys(("energy_uj", "prefill_uj", "decode_uj"))
-    return record(1, **{"completion_tokens": 11, "uncertainty_uj": 0, **nothing, **parts, **fields})
-
-
-def teach(gate: Gate, uj: int, times: int = 60) -> int:
-    """Requests like `ask()` cost this; returns what one is then expected to cost."""
-    size = Size(CHAT, "tiny", 32, 10, 1)
-    for _ in range(times):
-        gate.expected.learn(size, settled(uj))
-    expected = gate.expected.uj(size)
-    assert expected is not None
-    return expected
-
+from tests.proxy.access.gates import (
+    ADMIN_SECRET,
+    CHAT,
+    MILLION,
+    MONDAY_US,
+    Clock,
+    MakeGate,
+    ask,
+    known,
+    settled,
+)
 
 # buckets
 
@@ -286,138 +232,6 @@ def test_tokens_are_reserved_as_they_may_be_used_and_settled_as_they_were(gate_o
     assert (refused.value.reason, refused.value.kind) == ("tokens", "tokens")
     grant.end(settled(1, completion_tokens=20), Usage(prompt_tokens=30, completion_tokens=20))
     assert bucket.level(MONDAY_US) == 1_000 - 50
-
-
-def test_hundreds_at_once_against_a_budget_for_ten_spend_no_more_than_it(gate_of: MakeGate) -> None:
-    chance = random.Random(7)
-    gate = gate_of()
-    each_uj = teach(gate, MILLION)
-    budget_uj = 10 * each_uj
-    gate.use(
-        Keyring(
-            version=2,
-            keys=gate.keyring.keys,
-            secrets=gate.keyring.secrets,
-            limits={"project/p": Limits(uj_per_day=budget_uj)},
-        )
-    )
-    scope, holder = gate.scopes["project/p"], known(gate)
-    grants: list[Grant] = []
-    refusals, refused = 0, set()
-    most_over_uj = 0.0
-    for _ in range(500):  # they come, end and are settled in any order
-        try:
-            grants.append(gate.admit(holder, ask(), 32))
-        except TooManyRequests as refusal:
-            refused.add(refusal.reason)
-            refusals += 1
-        if grants and chance.random() < 0.3:
-            grant, cost = grants.pop(chance.randrange(len(grants))), settled(round(MILLION * chance.random()))
-            if chance.random() < 0.5:
-                grant.end(cost, None)
-                grant.settle(cost, 20_780)
-            else:
-                grant.settle(cost, 20_780)
-                grant.end(cost, None)
-        most_over_uj = max(most_over_uj, scope.day_uj + scope.reserved_uj - budget_uj)
-    for grant in grants:
-        grant.settle(settled(MILLION), 20_780)
-        grant.end(settled(MILLION), None)
-    assert refusals > 300
-    assert refused == {"joules_day"}
-    assert most_over_uj <= 0
-    assert scope.day_uj <= budget_uj
-    assert scope.day_uj > budget_uj - 2 * each_uj  # and nearly all of it could be used
-    assert (scope.reserved_uj, scope.parallel) == (0, 0)
-
-
-def test_a_model_nobody_knows_takes_all_that_is_left_and_goes_alone(gate_of: MakeGate) -> None:
-    gate = gate_of(Limits(uj_per_month=100 * MILLION))
-    holder = known(gate)
-    first = gate.admit(holder, ask(), 32)
-    assert first.held_uj == 100 * MILLION
-    with pytest.raises(TooManyRequests) as refused:
-        gate.admit(holder, ask(), 32)
-    assert (refused.value.code, refused.value.again) == ("rate_limit_exceeded", True)
-    first.end(settled(3 * MILLION, uncertainty_uj=MILLION), None)
-    assert gate.scopes["project/p"].reserved_uj == 4 * MILLION
-
-
-def test_a_model_nobody_knows_leaves_room_in_a_large_budget(gate_of: MakeGate) -> None:
-    """It reserves no more than on the dearest model: others need not wait for the first to be settled."""
-    gate = gate_of(Limits(uj_per_month=10**9 * MILLION))
-    grants = [gate.admit(known(gate), ask(), 32) for _ in range(20)]
-    assert {grant.held_uj for grant in grants} == {275 * MILLION * (32 // 4 + 10)}
-
-
-def test_what_goes_on_at_its_backend_keeps_what_it_has_reserved(gate_of: MakeGate) -> None:
-    gate = gate_of(Limits(uj_per_day=100 * MILLION), first_uj=10 * MILLION)
-    holder, scope = known(gate), gate.scopes["project/p"]
-    job, left = (gate.admit(holder, ask(), 32) for _ in range(2))
-    job.end(None, None)  # a video: the answer only says that it was begun
-    left.end(settled(MILLION), None, goes_on=True)  # the client left, the server paints on
-    assert (scope.reserved_uj, scope.parallel) == (20 * MILLION, 0)
-    for grant in (job, left):
-        grant.settle(settled(4 * MILLION), 20_780)
-    assert (scope.reserved_uj, scope.day_uj) == (0, 8 * MILLION)
-
-
-def test_what_may_be_expected_of_an_unknown_model_can_be_said(gate_of: MakeGate) -> None:
-    gate = gate_of(Limits(uj_per_day=200), first_uj=40)
-    holder = known(gate)
-    assert [gate.admit(holder, ask(), 32).held_uj for _ in range(2)] == [40, 40]
-    with pytest.raises(TooManyRequests):
-        gate.admit(holder, ask(), 32)
-
-
-def test_errors_of_requests_at_one_time_may_double_what_was_expected_and_the_budget_holds(
-    gate_of: MakeGate,
-) -> None:
-    gate = gate_of(Limits(uj_per_day=10 * MILLION), first_uj=MILLION)
-    holder, scope = known(gate), gate.scopes["project/p"]
-    while True:
-        grants: list[Grant] = []
-        try:
-            while True:
-                grants.append(gate.admit(holder, ask(), 32))
-        except TooManyRequests:
-            pass
-        if not grants:
-            break
-        for grant in grants:
-            grant.settle(settled(2 * MILLION, status="aborted"), 20_780)
-    assert 9 * MILLION <= scope.day_uj <= 11 * MILLION  # one error: that of the last, which goes alone
-
-
-def test_a_budget_that_is_gone_says_when_there_is_a_new_one(gate_of: MakeGate, clock: Clock) -> None:
-    gate = gate_of(Limits(uj_per_day=2 * MILLION))
-    holder = known(gate)
-    grant = gate.admit(holder, ask(), 32)
-    grant.end(settled(2 * MILLION), None)
-    grant.settle(settled(2 * MILLION), 20_780)
-    clock.us += 3_600 * MILLION
-    with pytest.raises(TooManyRequests) as refused:
-        gate.admit(holder, ask(), 32)
-    headers = refused.value.headers()
-    assert (refused.value.code, headers["retry-after"]) == ("insufficient_quota", str(23 * 3_600))
-    assert (headers["x-should-retry"], headers["x-ratelimit-reset-joules"]) == ("false", "23h0m0s")
-    clock.us = MONDAY_US + DAY_US
-    gate.admit(holder, ask(), 32)
-    assert gate.scopes["project/p"].day_uj == 0
-    assert gate.scopes["project/p"].month_uj == 2 * MILLION
-
-
-def test_a_new_month_begins_with_nothing_and_late_corrections_go_to_their_day(
-    gate_of: MakeGate, clock: Clock
-) -> None:
-    gate = gate_of(Limits(uj_per_month=10))
-    scope, holder = gate.scopes["project/p"], known(gate)
-    scope.spend(20_780, 7)
-    clock.us = (20_780 + 8) * DAY_US  # November has 30 days, and this was the 23rd
-    gate.admit(holder, ask(method="GET", path="/v1/x", body=b""), 0)
-    assert (scope.month_uj, scope.day_uj) == (0, 0)
-    scope.spend(20_780, 5)
-    assert scope.month_uj == 0
 
 
 def test_a_websocket_is_not_for_keys_whose_use_has_to_be_counted(gate_of: MakeGate) -> None:

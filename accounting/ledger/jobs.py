@@ -14,7 +14,8 @@ Video models work on latent frames, as a rule a quarter of those that are played
 CogVideoX: temporal compression 4). There are as many features as of tokens (`model.FEATURES`), in columns of
 their own, so one regression learns both where a language model shares the GPU.
 
-When the work is done is found by `jobs_queue.py`; within a job it is taken as even.
+When a job runs is found by `jobs_queue.py`. While it does, its work is taken as even, but for time in which
+other backends use its GPU (`jobs_pace.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from accounting.events import Media
 from accounting.ledger.flights import Flights
+from accounting.ledger.jobs_pace import ALONE, Pace
 from accounting.ledger.jobs_queue import Window, expected_us, overlaps, windows
 from accounting.ledger.jobs_state import JobsState
 from accounting.ledger.priors import H100_POWER_W, UNKNOWN_GPU, gpu_of
@@ -119,14 +121,16 @@ class JobWork:
         return replace(self, rows=np.zeros(0, np.int64), in_flight_us=np.zeros(0, np.int64))
 
 
-def work_of(flights: Flights, state: JobsState, rows: Ints, t0_us: int, t1_us: int) -> JobWork:
+def work_of(
+    flights: Flights, state: JobsState, rows: Ints, t0_us: int, t1_us: int, pace: Pace = ALONE
+) -> JobWork:
     """The work that the jobs in `rows`, all of one backend, did in [t0_us, t1_us)."""
     start, end = flights.start[rows], flights.end[rows]
     open_end = np.where(end == 0, t1_us, np.minimum(end, t1_us))
     found = windows(flights, state, rows)
     medias = [media_of(flights, row) for row in rows.tolist()]
     whole = np.array([features_of(media, state.usual) for media in medias], np.float64)
-    part, together, known = parts(state, medias, found, t0_us, t1_us)
+    part, together, known = parts(state, medias, found, t0_us, t1_us, pace)
     return JobWork(
         rows=rows,
         in_flight_us=np.maximum(open_end - np.maximum(start, t0_us), 0),
@@ -138,7 +142,12 @@ def work_of(flights: Flights, state: JobsState, rows: Ints, t0_us: int, t1_us: i
 
 
 def parts(
-    state: JobsState, medias: list[Media], found: list[Window | None], t0_us: int, t1_us: int
+    state: JobsState,
+    medias: list[Media],
+    found: list[Window | None],
+    t0_us: int,
+    t1_us: int,
+    pace: Pace = ALONE,
 ) -> tuple[Floats, float, NDArray[np.bool_]]:
     """`part`, `together` and `known` of an interval, by job; None is a job that never ran."""
     shares, known = [], []
@@ -148,13 +157,12 @@ def parts(
             known.append(True)
             continue
         until_us = t1_us if window.end_us is None else window.end_us
-        inside_us = min(until_us, t1_us) - max(window.begin_us, t0_us)
+        inside_us = pace.worth_us(max(window.begin_us, t0_us), min(until_us, t1_us))
+        length_us, sure = pace.worth_us(window.begin_us, until_us), True
         if window.end_us is None:
-            length_us, sure = expected_us(state, size_j(media, state.usual))
-            length_us = max(length_us, t1_us - window.begin_us)
-        else:
-            length_us, sure = window.end_us - window.begin_us, True
-        shares.append(max(inside_us, 0) / max(length_us, 1))
+            usual_us, sure = expected_us(state, size_j(media, state.usual))
+            length_us *= max(usual_us / (until_us - window.begin_us), 1.0)
+        shares.append(inside_us / max(length_us, 1))
         known.append(sure)
     running_us, any_us = overlaps([window for window in found if window is not None], t0_us, t1_us)
     together = max(running_us / any_us, 1.0) if any_us else 1.0

@@ -17,6 +17,7 @@ from accounting.events import EngineCounters
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.jobs import JobWork, media_of, parts, size_j
+from accounting.ledger.jobs_pace import pace
 from accounting.ledger.jobs_queue import Window, expected_us, note_end, seats, windows
 from accounting.ledger.jobs_state import LATEST, JobsState, Look, Served
 
@@ -149,6 +150,8 @@ def _lay(flights: Flights, group: Group, state: JobsState, row: int) -> None:
     found: dict[int, Window | None] = dict(
         zip(flights.handle[rows].tolist(), windows(flights, state, rows), strict=True)
     )
+    ends = [window.end_us or 0 for window in found.values() if window is not None]
+    going = pace(group, flights, column, int(flights.start[rows].min()), max(ends, default=0))
     for kept in group.history.since(int(flights.start[row])):
         work, handles = kept.works[column], kept.handles[column].tolist()
         if not isinstance(work, JobWork) or not handles:
@@ -156,7 +159,7 @@ def _lay(flights: Flights, group: Group, state: JobsState, row: int) -> None:
         at = [k for k, handle in enumerate(handles) if handle in found]
         medias = [media_of(flights, flights.row[handles[k]]) for k in at]
         shares, together, known = parts(
-            state, medias, [found[handles[k]] for k in at], kept.t0_us, kept.t1_us
+            state, medias, [found[handles[k]] for k in at], kept.t0_us, kept.t1_us, going
         )
         if not np.array_equal(work.part[at], shares):
             work.part[at], kept.stale = shares, True

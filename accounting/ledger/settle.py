@@ -19,6 +19,7 @@ from accounting.ledger.history import Kept, KeptGpu, lean
 from accounting.ledger.hosts import Hosts, Share
 from accounting.ledger.intervals import INTERVAL_US, RING, number
 from accounting.ledger.jobs import JobWork
+from accounting.ledger.jobs_pace import pace
 from accounting.ledger.news import dynamic_part, shared_part, split_anew
 from accounting.ledger.state import GpuState
 from accounting.records import BookEntry
@@ -35,6 +36,10 @@ LESSON_US = 60_000_000
 
 COLD_WINDOWS, COLD_LESSON_US = 30, 3_000_000
 """So soon while it has seen so few windows: a rough lesson is better than none."""
+
+COLD_KEPT_US = 120_000_000
+"""While it has seen so few, intervals in which several backends worked are kept for so long, to be split by
+better prices: the priors of a language and of a diffusion model may be off by different factors."""
 
 UNOBSERVED_FACTOR = 2
 """An empty interval above this multiple of idle power saw work that did not come through the proxy."""
@@ -96,6 +101,7 @@ def settle_group(
         gpu.settled_us = t1_us
         gpu.curve.forget_before(t1_us)
     _turn_page(flights, group.number, t0_us, t1_us)
+    windows, prices = group.model.windows, group.model.coefficients
     for kept in group.history.drop(*_unsure(group, flights, t1_us)):
         _learn(group, kept, facts)
     wait_us = LESSON_US if group.model.windows >= COLD_WINDOWS else COLD_LESSON_US
@@ -103,6 +109,9 @@ def settle_group(
         if kept.t1_us + wait_us > t1_us:
             break
         _learn(group, kept, facts)
+    if windows < COLD_WINDOWS and len(group.backends) > 1 and group.model.coefficients is not prices:
+        for kept in group.history.kept:
+            kept.stale = True
     return entries
 
 
@@ -120,14 +129,24 @@ def _unsure(group: Group, flights: Flights, t1_us: int) -> tuple[Ints, Ints]:
     n = flights.rows
     rows = np.flatnonzero((flights.group[:n] == group.number) & flights.works[:n])
     late = np.array([b.tells_late for b in group.backends], np.bool_)
+    mixed = _mixed_cold(group, t1_us)
     if not len(rows):
-        return rows, rows
+        return mixed, mixed
     start, end, pre0, pre1 = flights.start[rows], flights.end[rows], flights.pre0[rows], flights.pre1[rows]
     told_late = late[flights.column[rows]] & (end > 0) & (end + LATE_US > t1_us)
     unsure = ~flights.concluded[rows] | told_late
     prompt_only = flights.streamed[rows] & (flights.first[rows] > 0) & ~told_late
     begins, ends = np.where(prompt_only, pre0, start), np.where(prompt_only, pre1, t1_us)
-    return begins[unsure], ends[unsure]
+    return np.append(begins[unsure], mixed), np.append(ends[unsure], mixed)
+
+
+def _mixed_cold(group: Group, t1_us: int) -> Ints:
+    """A moment in each kept interval whose energy several backends share by prices that are little more than
+    guessed."""
+    if len(group.backends) < 2 or group.model.windows >= COLD_WINDOWS:
+        return np.zeros(0, np.int64)
+    kept = [k for k in group.history.kept if sum(map(bool, map(len, k.handles))) > 1]
+    return np.array([k.t0_us for k in kept if k.t1_us > t1_us - COLD_KEPT_US], np.int64)
 
 
 def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
@@ -140,7 +159,9 @@ def _work(group: Group, flights: Flights, t0_us: int, t1_us: int) -> Settled:
         prices = group.prices(column)
         work: Work | JobWork
         if backend.jobs is not None:
-            work = jobs.work_of(flights, backend.jobs, mine, t0_us, t1_us)
+            since_us = int(flights.start[mine].min()) if len(mine) else t0_us
+            going = pace(group, flights, column, since_us, t1_us)
+            work = jobs.work_of(flights, backend.jobs, mine, t0_us, t1_us, going)
             others.append(0.0)
         else:
             work = work_of(flights, backend, mine, t0_us, t1_us)

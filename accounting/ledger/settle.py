@@ -270,10 +270,12 @@ def _idle_energy(gpu: GpuState, time_us: int) -> int | None:
 
 
 def _idle_part(gpu: GpuState, energy_uj: int, idle_us: int, span: Span) -> int:
-    """Energy of the part of the interval in which no request was in flight."""
+    """Energy of the part of the interval in which no request was in flight: at idle power, and no more than
+    by time, as a GPU at work draws no less than an idle one."""
     length = span.t1_us - span.t0_us
+    by_time = energy_uj * idle_us // length
     learnt = _idle_energy(gpu, idle_us * span.covered_us // length)
-    return min(energy_uj, energy_uj * idle_us // length if learnt is None else learnt)
+    return by_time if learnt is None else min(by_time, learnt)
 
 
 def busy(flights: Flights, rows: Ints, t0_us: int, t1_us: int) -> int:

@@ -21,6 +21,14 @@ def test_a_request_of_50_ms_is_charged_what_it_drew_wherever_it_lies(start: floa
     assert_all_charged(story)
 
 
+def test_a_request_is_charged_though_the_gpu_draws_less_than_it_did_at_idle() -> None:
+    story = Story([Gpu("GPU-a", Power((-10, IDLE_W), (6.0, IDLE_W - 20)))], {"main": ["GPU-a"]})
+    story.request("r", 7.1, 7.104, 7.105, tokens=2)
+    story.run(12.0)
+    assert story.records["r"].energy_uj == pytest.approx((IDLE_W - 20) * 0.005 * 1e6, rel=0.03)
+    assert_all_charged(story)
+
+
 def test_the_dynamic_part_leaves_out_idle_power() -> None:
     power = Power((-10, IDLE_W), (6.1, BUSY_W), (8.1, IDLE_W))
     story = Story([Gpu("GPU-a", power)], {"main": ["GPU-a"]})

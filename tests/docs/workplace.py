@@ -157,6 +157,7 @@ PUT_IN = {
     r"-u 16 -r 16": "-u 2 -r 2",
     r"-t 120s": "-t 2s",
     r"--seconds 120": "--seconds 4 --shorter 0.02",
+    r"--out sweep-code": "--seconds 4 --shorter 0.02 --out sweep-code",
     r"--levels [\d,]+": "--levels 2",
 }
 """What stands in the documents, as a pattern, and what is typed here for it."""

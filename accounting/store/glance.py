@@ -17,6 +17,7 @@ from accounting.store.schema import StoredRequest, StoredShare, stored_text
 POINT_FIELDS = (
     "uid",
     "started_us",
+    "scheduled_us",
     "first_token_us",
     "finished_us",
     "energy_uj",
@@ -73,7 +74,8 @@ class GlanceReader:
         )
         if not mine:
             return []
-        began, ended, backend = mine[0][1], mine[0][3], mine[0][-1]
+        whole = dict(zip(POINT_FIELDS, mine[0], strict=False))
+        began, ended, backend = whole["started_us"], whole["finished_us"], mine[0][-1]
         # An index tells who ended after this one began, not who of them began before it ended: looked at are
         # those that ended within a day.
         together = func.min(r.finished_us, ended) if self._sqlite else func.least(r.finished_us, ended)

@@ -62,6 +62,7 @@ class Points(BaseModel):
     names: list[str | None] = Field(description="what models, tenants, backends and statuses point to")
     id: list[str] = Field(description="joulegate's id")
     started_at: list[float] = Field(description="dispatched to the backend, unix seconds")
+    scheduled_at: list[float | None] = Field(description="the engine began with it; null: not known")
     first_token_at: list[float | None] = Field(description="first token, unix seconds; null: not seen")
     finished_at: list[float] = Field(description="ended, unix seconds")
     energy_uj: list[int | None] = Field(description="GPU energy, microjoules; null: not measured")
@@ -185,6 +186,7 @@ def _columns(rows: Sequence[Sequence[Any]], *, more: bool) -> Response:
         "object": "energy.points",
         "id": columns.get("uid", ()),
         "started_at": times("started_us"),
+        "scheduled_at": times("scheduled_us"),
         "first_token_at": times("first_token_us"),
         "finished_at": times("finished_us"),
         "energy_uj": columns.get("energy_uj", ()),

@@ -93,6 +93,12 @@ def test_with_the_keyboard_alone_a_request_can_be_opened_and_left(desk: Browser,
     facts = dict(zip(desk.texts("#detail-facts dt"), desk.texts("#detail-facts dd"), strict=True))
     assert as_joules(facts["Energy"].split(" ± ")[0]) == pytest.approx(record["energy_joules"], rel=0.005)
     assert facts["joulegate's id"] == uid
+    assert record["started_at"] <= record["scheduled_at"] <= record["first_token_at"]
+    assert as_seconds(facts["Queue"]) == pytest.approx(
+        record["scheduled_at"] - record["started_at"], rel=0.01, abs=1e-3
+    )
+    bars = desk.script("return document.getElementById('detail-company').data.map((trace) => trace.name)")
+    assert bars == ["queue", "prefill", "not told apart", "decode"]
     desk.driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     desk.until(lambda: not desk.one("#detail").is_displayed())
     desk.script("document.getElementById('pause').click()")
@@ -126,6 +132,7 @@ def test_a_lost_gpu_is_in_plain_sight(simulated: SimulatedEngine, busy: Stack) -
     with Browser() as browser:
         browser.open(busy.proxy.url)
         assert browser.texts(".card .fault") == []
+        assert browser.text("#balance") == "books balance to the µJ"
         try:
             board.fault(0, "*", code=NVML_ERROR_GPU_IS_LOST)
             until(lambda: busy.client.get("/v1/energy/devices").json()["data"][0]["fault"], "the GPU is lost")
@@ -135,9 +142,16 @@ def test_a_lost_gpu_is_in_plain_sight(simulated: SimulatedEngine, busy: Stack) -
             board.close()
         assert said[0].startswith("Not measured: GPU_IS_LOST")
         assert browser.texts(".card .power")[0].startswith("– of")
+        assert browser.text("#balance") == "1 device is not measured"
 
 
 def as_joules(text: str) -> float:
     """`4.5 kJ` in joules."""
     number, unit = text.split()
     return float(number) * {"kJ": 1e3, "J": 1.0, "mJ": 1e-3, "µJ": 1e-6}[unit]
+
+
+def as_seconds(text: str) -> float:
+    """`4.5 ms` in seconds."""
+    number, unit = text.split()
+    return float(number) * {"s": 1.0, "ms": 1e-3, "µs": 1e-6}[unit]

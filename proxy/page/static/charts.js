@@ -134,8 +134,11 @@ export function drawCompany(element, rows, start, end) {
     x: rows.map((row) => Math.max(until(row) - begin(row), 0)), hovertemplate: "%{x:.3g} s<extra>%{y}: " + name + "</extra>",
   });
   const first = (row) => row.first ?? row.finished;
+  const known = (row) => row.scheduled ?? first(row); // of images and videos it is not
   const traces = [
-    bar("to the first token", style("--energy"), (row) => row.started, first),
+    bar("queue", "#8a8f98", (row) => row.started, (row) => row.scheduled ?? row.started),
+    bar("prefill", style("--energy"), known, first),
+    bar("not told apart", "#b0752a", (row) => row.started, (row) => (row.scheduled === null ? first(row) : row.started)),
     bar("decode", "#2f7ed8", first, (row) => row.finished),
   ];
   const range = [-(end - start) * 0.03, (end - start) * 1.03];

@@ -35,16 +35,16 @@ function company(count, more, backend, project) {
 
 function factsOf(request) {
   const uncertainty = request.uncertainty_joules === null ? "" : ` ± ${show.joules(request.uncertainty_joules)}`;
-  const toFirst = request.first_token_at === null ? null : request.first_token_at - request.started_at;
-  const decode = request.first_token_at === null ? null : request.finished_at - request.first_token_at;
+  const between = (from, to) => (from === null || to === null ? null : to - from);
   return [
     ["Energy", show.joules(request.energy_joules) + uncertainty],
     ["Prefill", show.joules(request.prefill_joules)],
     ["Decode", show.joules(request.decode_joules)],
     ["Static share", show.joules(request.static_joules)],
     ["Per output token", show.joules(request.joules_per_output_token)],
-    ["Queue and prefill", show.seconds(toFirst)],
-    ["Decode time", show.seconds(decode)],
+    ["Queue", show.seconds(between(request.started_at, request.scheduled_at))],
+    ["Prefill time", show.seconds(between(request.scheduled_at, request.first_token_at))],
+    ["Decode time", show.seconds(between(request.first_token_at, request.finished_at))],
     ["Tokens in, cached, out", [request.prompt_tokens, request.cached_tokens, request.completion_tokens].map(show.count).join(", ")],
     ["Model", show.name(request.model)],
     ["Tenant", show.name(request.tenant)],

@@ -57,6 +57,7 @@ export function rowOf(answer, i) {
   return {
     id: answer.id[i],
     started: answer.started_at[i],
+    scheduled: answer.scheduled_at[i],
     first: answer.first_token_at[i],
     finished: answer.finished_at[i],
     energy: energy === null ? null : energy / 1e6,

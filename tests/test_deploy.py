@@ -16,7 +16,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from simulator.process import SimulatedEngine
-from tests.proxy.access.test_access import asked, guarded, keyed, new_key
+from tests.proxy.access.keyed import asked, guarded, keyed, new_key
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

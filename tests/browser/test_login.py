@@ -13,7 +13,7 @@ from selenium.webdriver.common.keys import Keys
 from simulator.process import SimulatedEngine
 from tests.browser.chromium import DESKTOP, PHONE, Browser
 from tests.browser.test_page import as_joules
-from tests.proxy.access.test_access import ADMIN_SECRET, asked, bearer, guarded, keyed, new_key
+from tests.proxy.access.keyed import ADMIN_SECRET, asked, bearer, guarded, keyed, new_key
 from tests.proxy.stack import Stack, until
 
 REQUESTS = {"search": 3, "chat": 5}

@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 
 from proxy import errors
 from simulator.process import SimulatedEngine
-from tests.proxy.access.test_access import ADMIN_SECRET, asked, guarded, keyed, new_key
+from tests.proxy.access.keyed import ADMIN_SECRET, asked, guarded, keyed, new_key
 from tests.proxy.stack import Stack, error_of
 
 EXAMPLES = 4

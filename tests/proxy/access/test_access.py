@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,55 +14,22 @@ import openai
 import pytest
 
 from simulator.process import SimulatedEngine
-from tests.proxy.raw_engine import RawEngine
-from tests.proxy.stack import CHAT, Stack, chat, error_of, metered, running, until
-
-ADMIN_SECRET = "the-admins-own-secret-of-a-test"
-ENGINE_SECRET = "the-engines-own-secret"
-ADMIN = {"authorization": f"Bearer {ADMIN_SECRET}"}
-
-
-def bearer(secret: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {secret}"}
-
-
-def guarded(engine: SimulatedEngine, **settings: Any) -> dict[str, Any]:
-    settings = metered(engine, access={"enabled": True, "refresh_s": 0.1}, **settings)
-    settings["backends"][0]["api_key"] = ENGINE_SECRET
-    return settings
-
-
-@contextmanager
-def keyed(directory: Path, settings: dict[str, Any]) -> Iterator[Stack]:
-    """The admin key comes from the environment; the client that looks at records shows it."""
-    environment = {**os.environ, "JOULEGATE_ACCESS__ADMIN_KEY": ADMIN_SECRET}
-    with running(directory, settings, environment=environment) as stack:
-        stack.client.headers.update(ADMIN)
-        yield stack
+from tests.proxy.access.keyed import (
+    ADMIN_SECRET,
+    ENGINE_SECRET,
+    asked,
+    bearer,
+    guarded,
+    keyed,
+    new_key,
+)
+from tests.proxy.stack import CHAT, Stack, chat, error_of, until
 
 
 @pytest.fixture(scope="module")
 def stack(simulated: SimulatedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with keyed(tmp_path_factory.mktemp("access"), guarded(simulated)) as one:
         yield one
-
-
-def new_key(stack: Stack, **fields: Any) -> tuple[str, str]:
-    """Id and secret."""
-    answer = stack.client.post("/v1/keys", json={"name": "a test's", **fields})
-    assert answer.status_code == 200, answer.text
-    made = answer.json()
-    return made["id"], made["value"]
-
-
-def asked(stack: Stack, secret: str, **fields: Any) -> httpx.Response:
-    return stack.post(chat(**fields), authorization=f"Bearer {secret}")
-
-
-def limits_of(stack: Stack, scope: str) -> dict[str, Any]:
-    found = stack.client.get("/v1/limits").json()["data"]
-    view: dict[str, Any] = next(one for one in found if one["scope"] == scope)
-    return view
 
 
 EVERYTHING = [
@@ -244,51 +207,16 @@ def test_what_the_command_line_makes_a_running_proxy_takes_in(stack: Stack) -> N
     until(lambda: asked(stack, rotated).status_code == 401, "the key is revoked")
 
 
-LONG = {"max_tokens": 100}
-"""Takes long enough to be measured well: half a second."""
-
-
-def warm(stack: Stack, requests: int) -> float:
-    """Teach the proxy what a request costs; returns the mean in joules."""
-    _, secret = new_key(stack, project="warm")
-    ids = [asked(stack, secret, **LONG).headers["x-request-id"] for _ in range(requests)]
-    return sum(float(stack.record(request_id)["energy_joules"]) for request_id in ids) / requests
-
-
-def test_a_hundred_at_once_against_a_budget_for_ten_never_spend_more_than_it(stack: Stack) -> None:
-    mean_j = warm(stack, 8)
-    budget_j = 10 * mean_j
-    _, secret = new_key(stack, project="tight")
-    stack.client.put("/v1/limits/project/tight", json={"joules_per_day": budget_j}).raise_for_status()
-
-    async def together() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=stack.proxy.url, headers=bearer(secret), timeout=60) as client:
-            return list(await asyncio.gather(*(client.post(CHAT, json=chat(**LONG)) for _ in range(100))))
-
-    good: list[httpx.Response] = []
-    for _ in range(3):  # again once those before are settled: what was reserved too much is free again
-        answers = asyncio.run(together())
-        assert {answer.status_code for answer in answers} <= {200, 429}
-        for answer in answers:
-            if answer.status_code == 429:
-                assert error_of(answer)["type"] in ("joules", "insufficient_quota")
-                assert "x-ratelimit-remaining-joules" in answer.headers
-        good += [answer for answer in answers if answer.status_code == 200]
-        for answer in good:
-            stack.record(answer.headers["x-request-id"])
-        until(lambda: limits_of(stack, "project/tight")["reserved_joules"] == 0, "all is settled")
-    cost_j = [float(stack.record(a.headers["x-request-id"])["energy_joules"]) for a in good]
-    spent_j = sum(cost_j)
-    assert 1 <= len(good) < 100
-    assert spent_j <= budget_j + max(cost_j)
-    assert limits_of(stack, "project/tight")["spent_joules_day"] == pytest.approx(spent_j, abs=1e-6)
-
-
 def test_no_secret_is_in_a_log_the_journal_the_store_or_an_answer(stack: Stack) -> None:
-    _, secret = new_key(stack, project="secret")
+    id, secret = new_key(stack, project="secret")
     assert asked(stack, secret).status_code == 200
     assert asked(stack, secret + "x").status_code == 401
     assert asked(stack, secret, model="unknown").status_code == 404
+    url = stack.proxy.url + CHAT
+    assert httpx.post(url, json=chat(), headers={"x-api-key": secret}).status_code == 200
+    assert httpx.post(url, json=chat(), auth=("anybody", secret)).status_code == 200
+    rotated = stack.client.post(f"/v1/keys/{id}/rotate", json={"grace_seconds": 3600}).json()["value"]
+    assert asked(stack, rotated).status_code == 200
     stack.client.get("/v1/energy/requests/" + secret)  # wherever it may have been put by mistake
     answers = [
         stack.client.get(path).text for path in ("/openapi.json", "/metrics", "/v1/keys", "/v1/limits")
@@ -297,73 +225,6 @@ def test_no_secret_is_in_a_log_the_journal_the_store_or_an_answer(stack: Stack) 
     files = [path for path in stack.proxy.data_dir.rglob("*") if path.is_file()]
     texts = [path.read_bytes() for path in [stack.proxy.log, *files]] + [text.encode() for text in answers]
     assert {"joulegate.db", "keys.json", "00000001.ndjson"} <= {path.name for path in files}
-    for word in (secret, secret.removeprefix("sk-jg-"), ADMIN_SECRET, ENGINE_SECRET):
+    bare = [one.removeprefix("sk-jg-") for one in (secret, rotated)]
+    for word in (*bare, ADMIN_SECRET, ENGINE_SECRET):
         assert [n for n, text in enumerate(texts) if word.encode() in text] == []
-
-
-def test_the_engine_sees_its_own_key_and_never_a_clients(raw: RawEngine, tmp_path: Path) -> None:
-    body = b'{"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
-    settings = {
-        "backends": [{"id": "raw", "url": raw.url, "api_key": ENGINE_SECRET}],
-        "meter": {"source": "none"},
-        "access": {"enabled": True},
-    }
-    with keyed(tmp_path, settings) as stack:
-        _, secret = new_key(stack)
-        seen = len(raw.received)
-        raw.answer(head + body)
-        answer = stack.post(
-            chat(model="raw"), authorization=f"Bearer {secret}", x_api_key=secret, cookie="a=b"
-        )
-        assert answer.status_code == 200
-        (sent,) = [one for one in raw.received[seen:] if one.line.startswith("POST")]
-        assert sent.all("authorization") == [f"Bearer {ENGINE_SECRET}"]
-        assert [
-            name for name, value in sent.headers if secret in value or name in ("x-api-key", "cookie")
-        ] == []
-
-
-def test_budgets_are_right_after_a_kill(simulated: SimulatedEngine, tmp_path: Path) -> None:
-    """What each key has spent is what its records say, wherever the kill came."""
-    with keyed(tmp_path, guarded(simulated)) as stack:
-        id, secret = new_key(stack, project="killed", limits={"joules_per_month": 1e9})
-        for _ in range(3):
-            for _ in range(4):
-                assert asked(stack, secret).status_code == 200
-            stack.proxy.kill()  # some are settled, some not; some stored, some not
-            stack.proxy.start()
-            stack.client.close()
-            stack.client = httpx.Client(base_url=stack.proxy.url, timeout=60.0, headers=ADMIN)
-
-        def settled() -> bool:
-            view = limits_of(stack, f"key/{id}")
-            records = [one for one in stack.records() if one["api_key"] == id]
-            sums = sum(one["energy_uj"] for one in records)
-            return (
-                len(records) == 12
-                and view["reserved_joules"] == 0
-                and sums == round(view["spent_joules_month"] * 1e6)
-            )
-
-        until(settled, "what was spent is what the records say")
-
-
-def test_without_keys_only_loopback_is_listened_on(tmp_path: Path) -> None:
-    def serve(**environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "joulegate", "serve", "-b", "http://127.0.0.1:9", "--no-meter"]
-        given = {f"JOULEGATE_{name}": value for name, value in environment.items()}
-        return subprocess.run(
-            [*command, "--data-dir", str(tmp_path), "--host", "192.0.2.1", "--port", "0"],
-            env={**os.environ, **given},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    refused = serve()
-    assert refused.returncode == 1
-    assert "192.0.2.1 can be reached from outside, and no key is asked for" in refused.stderr
-    # The address is nobody's: these get as far as trying to listen on it.
-    for name in ("ACCESS__ENABLED", "ACCESS__OPEN_TO_EVERYONE_ON_THE_NETWORK"):
-        assert "cannot listen on 192.0.2.1" in serve(**{name: "true"}).stderr

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from simulator.process import SimulatedEngine
-from tests.proxy.access.test_access import asked, bearer, guarded, keyed, new_key
+from tests.proxy.access.keyed import asked, bearer, guarded, keyed, new_key
 from tests.proxy.stack import Stack, error_of, until
 
 LONG = 400

@@ -138,7 +138,7 @@ export function drawCompany(element, rows, start, end) {
   const traces = [
     bar("queue", "#8a8f98", (row) => row.started, (row) => row.scheduled ?? row.started),
     bar("prefill", style("--energy"), known, first),
-    bar("not told apart", "#b0752a", (row) => row.started, (row) => (row.scheduled === null ? first(row) : row.started)),
+    bar("not told apart", "#7b5ea7", (row) => row.started, (row) => (row.scheduled === null ? first(row) : row.started)),
     bar("decode", "#2f7ed8", first, (row) => row.finished),
   ];
   const range = [-(end - start) * 0.03, (end - start) * 1.03];

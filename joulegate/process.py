@@ -42,6 +42,8 @@ class ProxyProcess:
         self._settings = {"data_dir": str(self.data_dir), "server": {"port": 0}, **settings}
         self._environment, self._ready_s = environment, ready_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._begin = 0
+        """Where this life's part of the log begins."""
 
     @property
     def pid(self) -> int:
@@ -51,26 +53,34 @@ class ProxyProcess:
 
     def start(self) -> None:
         """Start it and wait until it answers. Raises ProxyNotReady."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start it; `wait_ready` or `kill` comes next."""
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "joulegate.yaml"
         config.write_text(yaml.safe_dump(dict(self._settings)))
         command = [sys.executable, "-m", "joulegate", "serve", "--config", str(config)]
         if self.url:
             command += ["--port", self.url.rsplit(":", 1)[1]]
-        begin = self.log.stat().st_size if self.log.exists() else 0
+        self._begin = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment
             )
+
+    def wait_ready(self) -> None:
+        """Raises ProxyNotReady, and then it is killed."""
         deadline = time.monotonic() + self._ready_s
-        while not self._answers(begin):
-            if self._process.poll() is not None or time.monotonic() > deadline:
+        while not self._answers():
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise ProxyNotReady(self.log.read_text(errors="replace")[-3000:])
             time.sleep(POLL_S)
 
-    def _answers(self, begin: int) -> bool:
-        said = self.log.read_bytes()[begin:].decode(errors="replace").splitlines()
+    def _answers(self) -> bool:
+        said = self.log.read_bytes()[self._begin :].decode(errors="replace").splitlines()
         line = next((line for line in said if line.startswith(LISTENS)), None)
         if line is None:
             return False

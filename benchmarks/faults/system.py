@@ -25,12 +25,19 @@ SOON_S = 60.0
 
 @dataclass
 class Outcome:
-    """What a fault left. `p99_ms` of clients before and during it; None where nobody was asked then."""
+    """What a fault left. `p99_ms` of clients before and during it; None where nobody was asked then.
+
+    `broken` requests got no whole answer, most as nobody listened; `cut` are those of them that were under
+    way, so that there is a record. `kills`: how often what was killed. `budgets`: "right" or "wrong", None
+    where there are no keys.
+    """
 
     name: str
     held_s: float = 0.0
     answered: int = 0
     broken: int = 0
+    cut: int = 0
+    refused: int = 0
     stored: int = 0
     lost: int = 0
     twice: int = 0
@@ -38,7 +45,13 @@ class Outcome:
     p99_ms: float | None = None
     p99_fault_ms: float | None = None
     caught_up_s: float | None = None
+    kills: dict[str, int] = field(default_factory=dict)
+    budgets: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def killed(self) -> int:
+        return sum(self.kills.values())
 
 
 class System:
@@ -75,7 +88,10 @@ class System:
             engine.dispose()
 
     def judge(self, answers: Answers, outcome: Outcome) -> Outcome:
-        """Wait until all that was answered is stored; count what is lost, twice or wrong."""
+        """Wait until all that was answered is stored; count what is lost, twice or wrong.
+
+        It may be called again; what was found stays found.
+        """
         begun_s = time.monotonic()
 
         def all_there() -> bool:
@@ -85,14 +101,17 @@ class System:
                 return False  # it is still coming up
 
         soon(all_there)
-        outcome.caught_up_s = time.monotonic() - begun_s
+        took_s = time.monotonic() - begun_s
+        outcome.caught_up_s = max(took_s, outcome.caught_up_s or 0.0)
         stored = self.stored()
         outcome.answered, outcome.broken = len(answers.whole), len(answers.broken)
         outcome.stored = sum(stored.values())
-        outcome.lost = len(answers.whole - stored.keys())
-        outcome.twice = sum(count - 1 for count in stored.values())
+        outcome.refused = len(answers.refused)
+        outcome.cut = len(answers.broken & stored.keys())
+        outcome.lost = max(outcome.lost, len(answers.whole - stored.keys()))
+        outcome.twice = max(outcome.twice, sum(count - 1 for count in stored.values()))
         report = self.audited()
-        outcome.findings = sum(report.found.values())
+        outcome.findings += sum(report.found.values()) + len(answers.refused & stored.keys())
         outcome.notes += [f"{f.kind}: {f.where}: {f.what}" for f in report.findings[:3]]
         return outcome
 

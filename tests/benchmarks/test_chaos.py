@@ -1,4 +1,4 @@
-"""Faults of the store, caused for real for a moment: nothing is lost, nothing comes twice, books balance."""
+"""Faults caused for real for a moment: nothing is lost or comes twice, books balance, budgets are right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import cases
+from benchmarks.faults import cases, kills
 from benchmarks.faults.cases import Case, Scene
 from benchmarks.faults.disk import NoDisk
 from simulator.process import SimulatedEngine
@@ -33,3 +33,11 @@ def test_a_fault_of_the_store_loses_nothing(case: Case, scene: Scene) -> None:
         pytest.skip(str(error))
     assert outcome.answered > 0
     assert (outcome.lost, outcome.twice, outcome.findings) == (0, 0, 0), outcome.notes
+
+
+def test_kills_lose_nothing_and_leave_budgets_right(scene: Scene) -> None:
+    outcome = kills.keys_sqlite(scene)
+    assert outcome.killed >= 2
+    assert outcome.answered > 0
+    assert (outcome.lost, outcome.twice, outcome.findings) == (0, 0, 0), outcome.notes
+    assert outcome.budgets == "right"

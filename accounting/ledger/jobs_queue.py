@@ -79,19 +79,27 @@ def never_ran(flights: Flights, row: int) -> bool:
 
 def _in_turn(flights: Flights, state: JobsState, rows: list[int]) -> dict[int, Window]:
     """One after the other: those that ended by their ends, then the first of those that are there."""
-    ends = [job.end_us for job in state.served]
+    ended = {int(end) for end in flights.end[np.array(rows, np.int64)] if end}
+    ends = sorted({job.end_us for job in state.served} | ended)
     found: dict[int, Window] = {}
     for row in rows:
         start, end = int(flights.start[row]), int(flights.end[row])
         if end:
             at = bisect_left(ends, end)
-            before = ends[at - 1] if at else 0
+            before = ends[at - 1] if at else _forgotten_us(state, end)
             found[row] = Window(min(max(start, before), end), end)
     there = [row for row in rows if not flights.end[row]]
     if there:
         first = min(there, key=lambda row: (int(flights.start[row]), int(flights.handle[row])))
         found[first] = Window(max(int(flights.start[first]), ends[-1] if ends else 0), None)
     return found
+
+
+def _forgotten_us(state: JobsState, end_us: int) -> int:
+    """When the job before one that ended then may have ended, where it is remembered no more."""
+    if len(state.served) < LATEST:
+        return 0
+    return end_us - sorted(job.ran_us for job in state.served)[LATEST // 2]
 
 
 def _side_by_side(flights: Flights, state: JobsState, rows: list[int]) -> dict[int, Window]:

@@ -17,6 +17,10 @@ from accounting.events import (
     ServiceStarted,
 )
 from accounting.ledger import Ledger
+from accounting.ledger.jobs import JobWork
+from accounting.ledger.jobs_pace import TURN
+from accounting.ledger.jobs_state import LATEST
+from accounting.records import RequestRecord
 from tests.accounting.ledger.story import (
     IDLE,
     Story,
@@ -75,6 +79,17 @@ def test_four_at_once_on_a_server_that_works_in_turn_get_each_its_own_turn() -> 
     seconds = {"a": 0.5, "b": 1.0, "c": 1.5, "d": 1.0}
     assert got == {name: joules(BUSY * s) for name, s in seconds.items()}
     assert sum(energy_uj(record) for record in story.records.values()) == joules(BUSY * 4.0)
+    assert_all_charged(story)
+
+
+def test_a_queue_that_is_longer_than_what_is_remembered_of_ends_gets_each_its_own() -> None:
+    count = LATEST + 40
+    story = one_gpu((6.0, BUSY), (6.0 + 0.8 * count, IDLE))
+    for k in range(count):
+        ask(story, f"r{k}", 6.0, 6.0 + 0.8 * (k + 1))
+    story.run(12.0 + 0.8 * count)
+    for k in range(count):
+        assert energy_uj(story.records[f"r{k}"]) == pytest.approx(BUSY * 0.8 * 1e6, rel=0.03)
     assert_all_charged(story)
 
 
@@ -286,3 +301,54 @@ def test_where_nothing_is_measured_a_job_is_recorded_all_the_same() -> None:
         "video": ("ok", None),
         "left": ("aborted", None),
     }
+
+
+def test_what_both_did_before_prices_were_known_is_split_anew() -> None:
+    # The priors take an image of unknown size for one of 1024x1024 pixels: several times what this one draws.
+    # They decide for the first half minute, until the prices are known; corrections mend it.
+    unknown = Media(kind="image", steps=20)
+    steps: list[tuple[float, int]] = []
+    story = one_gpu(llm=["GPU-a"], dit=["GPU-a"])
+    t, truth = 6.0, {"chat": 0.0, "image": 0.0}
+    for k in range(60):
+        chat, image = k % 3 != 1, k % 3 != 0
+        steps += [(t, 500 * chat + 150 * image)]
+        if k < 15:
+            truth["chat"] += 2.0 * 500 * chat
+            truth["image"] += 2.0 * 150 * image
+        if chat:
+            story.request(f"chat-{k}", t, t + 0.02, t + 2.0, tokens=200, backend="llm")
+        if image:
+            ask(story, f"image-{k}", t, t + 2.0, unknown, backend="dit")
+        t += 2.0
+    story.gpus[0].power = type(story.gpus[0].power)((-10, IDLE), *steps, (t, IDLE))
+    story.run(t + 70.0)
+    assert_all_charged(story)
+    early = {"chat": 0.0, "image": 0.0}
+    at_first = dict(early)
+    for output in story.outputs:
+        if isinstance(output, RequestRecord) and int(output.request_id.split("-")[1]) < 15:
+            at_first[output.request_id.split("-")[0]] += energy_uj(output) / 1e6
+    for name, record in story.records.items():
+        kind, number = name.split("-")
+        if int(number) < 15:
+            early[kind] += energy_uj(record) / 1e6
+    assert early["image"] == pytest.approx(truth["image"], rel=0.1)
+    assert abs(early["image"] - truth["image"]) < 0.5 * abs(at_first["image"] - truth["image"])
+
+
+def test_a_job_gets_on_more_slowly_beside_a_language_model() -> None:
+    # 2 s alone, then 2 s beside a chat: little more than a third of its work is done there.
+    story = one_gpu((6.0, BUSY), (24.0, IDLE), llm=["GPU-a"], dit=["GPU-a"])
+    shares: dict[str, float] = {}
+    ask(story, "image", 20.0, 24.0, backend="dit")
+    story.request("chat", 22.0, 22.02, 24.0, tokens=200, backend="llm")
+    story.run(24.4)
+    group = next(g for g in story.ledger._groups.all if len(g.backends) > 1)
+    column = group.names.index("dit|jobs")
+    for kept in group.history.between(us(20.0), us(24.0)):
+        work = kept.works[column]
+        half = "alone" if kept.t1_us <= us(22.0) else "beside"
+        if isinstance(work, JobWork) and len(work.part):
+            shares[half] = shares.get(half, 0.0) + float(work.part.sum())
+    assert shares["beside"] / shares["alone"] == pytest.approx(TURN, rel=0.02)

@@ -36,7 +36,7 @@ SLOWER, MORE_MS = 2.0, 150.0
 
 
 ALL = (*CASES, *KILLS)
-QUICK = (cases.database_failed_over, cases.disk_full, keys_postgres, workers)
+QUICK = (cases.disk_full, keys_postgres, workers)
 
 KILLED = 50
 """Of a full run, in all."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import socket
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,16 +14,8 @@ import openai
 import pytest
 
 from tests.dialects.diffusion import IMAGE
-from tests.proxy.media.studio import BUSY_W, Studio, studio
+from tests.proxy.media.studio import BUSY_W, STEP_S, Studio
 from tests.proxy.stack import until
-
-STEP_S = 0.05
-
-
-@pytest.fixture(scope="module")
-def omni(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with studio(tmp_path_factory.mktemp("omni"), "omni", step_s=STEP_S) as one:
-        yield one
 
 
 def generate(studio: Studio, request_id: str, steps: int, **fields: Any) -> Any:

@@ -1,37 +1,17 @@
-"""Videos as jobs through a real proxy: with OpenAI's own client, over a restart, and taken back."""
+"""Videos as jobs through a real proxy: with OpenAI's own client, and taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import openai
 import pytest
 
-from tests.dialects.diffusion import VIDEO, DiffusionServer
-from tests.proxy.media.studio import BUSY_W, Studio, studio
-from tests.proxy.stack import running, until
-
-STEP_S = 0.05
+from tests.dialects.diffusion import VIDEO
+from tests.proxy.media.studio import BUSY_W, STEP_S, Studio, fields
+from tests.proxy.stack import until
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def omni(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    with studio(tmp_path_factory.mktemp("wan"), "omni", step_s=STEP_S) as one:
-        yield one
-
-
-def fields(steps: int, request_id: str) -> dict[str, Any]:
-    return {
-        "model": "tiny-omni",
-        "prompt": "a joule rolls down a hill",
-        "extra_body": {"size": "64x64", "num_frames": 16, "fps": 8, "num_inference_steps": steps},
-        "extra_headers": {"x-request-id": request_id},
-    }
 
 
 def test_the_openai_client_creates_polls_and_downloads_a_video_with_its_energy(omni: Studio) -> None:
@@ -112,60 +92,6 @@ def test_a_video_that_is_waited_for_is_accounted_like_an_image(omni: Studio) -> 
     record = omni.record(request_id)
     assert (record["status"], record["job"], record["media"]["frames"]) == ("ok", None, 9)
     assert record["energy_joules"] == pytest.approx(BUSY_W * 6 * STEP_S, rel=0.35)
-
-
-def test_a_job_goes_on_while_the_proxy_is_killed_and_started_again(tmp_path: Path) -> None:
-    with studio(tmp_path, "omni", step_s=STEP_S, quiet=False) as one:
-        first, second, steps = str(uuid4()), str(uuid4()), 100
-        done = one.openai.videos.create_and_poll(poll_interval_ms=50, **fields(4, first))
-        before = one.record(first)
-        job = one.openai.videos.create(**fields(steps, second))
-        until(lambda: one.server.running or None, "it runs")
-        until(lambda: one.stack.find(second), "it has a record")
-        one.proxy.kill()
-        one.proxy.start()
-        until(lambda: one.openai.videos.retrieve(job.id).status == "completed" or None, "it is done")
-        assert one.openai.videos.download_content(job.id).read() == VIDEO
-        record = one.record(second)
-        assert (record["status"], record["job"], record["media"]["steps"]) == ("ok", job.id, steps)
-        # The counter counts on while nobody reads it: what it shows then is the job's, or, where it was
-        # away for long, is in the books as unmeasured, and the job's figure says that it is a lower bound.
-        unmeasured_j = one.stack.books()["unmeasured_joules"]
-        assert unmeasured_j == 0 or record["unmeasured_seconds"] > 0
-        assert record["energy_joules"] + unmeasured_j > BUSY_W * steps * STEP_S * 0.65
-        # And what was over before is still found, with its energy.
-        old = one.openai.videos.retrieve(done.id).to_dict()["energy"]
-        assert isinstance(old, dict)
-        assert old["energy_joules"] == before["energy_joules"]
-        assert len([r for r in one.stack.records() if r["job"] == job.id]) == 1
-        assert one.stack.books()["balanced"]
-
-
-def test_jobs_find_their_backend_among_several(tmp_path: Path) -> None:
-    with DiffusionServer("omni", step_s=0.01) as a, DiffusionServer("sglang", step_s=0.01) as b:
-        backends = [
-            {"id": "a", "url": a.url, "models": ["m-a"]},
-            {"id": "b", "url": b.url, "models": ["m-b"]},
-        ]
-        with running(tmp_path, {"backends": backends, "meter": {"source": "none"}}) as stack:
-            made = {}
-            for model in ("m-a", "m-b"):
-                body = {"model": model, "prompt": "x", "num_inference_steps": 2}
-                made[model] = stack.post(body, "/v1/videos", model).json()["id"]
-            for model, job in made.items():
-                until(
-                    lambda job=job: stack.client.get(f"/v1/videos/{job}").json()["status"] == "completed",  # type: ignore[misc]
-                    "it is done",
-                )
-                assert stack.client.get(f"/v1/videos/{job}/content").content == VIDEO
-                assert stack.record(model)["backend"] == model[-1]
-            listed = stack.client.get("/v1/videos").json()["data"]
-            assert {video["id"] for video in listed} == set(made.values())
-            # A job that was not begun here is asked for everywhere.
-            stray = b.add({"num_inference_steps": 1}, job="stray")
-            stray.done.wait()
-            assert stack.client.get("/v1/videos/stray").json()["status"] == "completed"
-            assert stack.client.get("/v1/videos/nobody").status_code == 404
 
 
 def test_a_job_whose_server_forgot_it_has_failed(omni: Studio) -> None:

@@ -82,7 +82,7 @@ def _rounded(errors: Errors) -> dict[str, float]:
 def judge(scenario: Scenario, length_s: float, seed_added: int = 0) -> Score:
     """Run a scenario and every method on it."""
     seed = scenario.seed + seed_added
-    length_s *= scenario.long
+    length_s = scenario.start_s or length_s * scenario.long
     jobs = jobs_of(scenario, length_s, seed)
     asked: list[Chat] = []
     noise = random.Random(seed + 1)
@@ -100,7 +100,7 @@ def judge(scenario: Scenario, length_s: float, seed_added: int = 0) -> Score:
         )
         jobs, curve = course.jobs, Curve(course.time_s, course.energy_j)
     done = conclude(scenario, jobs, asked, curve)
-    from_s = QUIET_S + WARM * length_s
+    from_s = QUIET_S + (0.0 if scenario.start_s else WARM * length_s)
     judged = [k for k, job in enumerate(jobs) if job.energy_j > 0 and job.arrives_s >= from_s]
     true_j = np.array([jobs[k].energy_j for k in judged])
     tenants = _tenants(jobs, judged, seed + 3)

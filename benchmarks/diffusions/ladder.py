@@ -51,7 +51,8 @@ def climb(profile: DiffusionProfile, point: Point, ledger_gpu_s: float) -> Rung:
         for _ in range(point.batch)
     ]
     idle_w = profile.gpus * GPUS[profile.gpu].idle_power_w
-    course = run(offer.physics, jobs, max_batch=point.batch, idle_power_w=idle_w, tail_s=QUIET_S)
+    tail_s = QUIET_S + 2 * told.POLL_PART * latency_s  # the end of a long job is seen late
+    course = run(offer.physics, jobs, max_batch=point.batch, idle_power_w=idle_w, tail_s=tail_s)
     curve = Curve(course.time_s, course.energy_j, profile.gpus)
     kind, fps = offer.card.kind, offer.card.fps
     done = told.settle(told.tell(jobs, kind, fps), curve, [told.declared(profile.gpus, point.batch)])

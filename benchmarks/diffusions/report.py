@@ -93,13 +93,14 @@ def show(results: Results) -> None:
             console.print(table)
 
 
-def page(results: Results, day: date) -> str:
+def page(results: Results, day: date, ledger_gpu_s: float) -> str:
     """docs/diffusion-errors.md."""
     parts = [PREFACE.format(command=COMMAND, day=day)]
     for title, head, rows in _tables(results):
         parts.append(f"## {title}\n")
         if title in NOTES:
-            parts.append(NOTES[title])
+            slow = sum(rung.balanced is None for rung in results.rungs)
+            parts.append(NOTES[title].format(slow=slow, most=ledger_gpu_s))
         parts.append("| " + " | ".join(head) + " |")
         parts.append("|---" + "|---:" * (len(head) - 1) + "|")
         parts += ["| " + " | ".join(row) + " |" for row in rows]
@@ -118,7 +119,8 @@ same ledger as live. No figure here was measured on a GPU: they say how near the
 AGAINST, ATTRIBUTION = "Against the paper's table", "Whose energy it is"
 AGAINST_NOTE = """Joules per image or video, the ledger's figure against the published one at the same batch
 size. The coefficients come from the same points: this is the error of a fit seen through server, queue and
-ledger. Aim: each within 10 %.
+ledger. Of {slow} batches that take more than {most:.0f} GPU-seconds it is the simulator's own figure. Aim:
+each within 10 %.
 """
 ATTRIBUTION_NOTE = """Error of a job's joules against the truth: median / nine in ten / worst tenant's sum.
 `overlap`: the times that the server tells, summed, over the time in which it worked. Aims: 5 / 20 / 10 %

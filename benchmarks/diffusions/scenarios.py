@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.traces.scenario import DENSE, HARD, Aim
 from simulator.cards import GPUS
 from simulator.diffusion import catalog
-from simulator.diffusion.cards import FLUX_DEV, SD_35_MEDIUM, WAN_1_3B, Shape
+from simulator.diffusion.cards import FLUX_DEV, SANA_1_6B, SD_35_MEDIUM, WAN_1_3B, Shape
 from simulator.diffusion.physics import DiffusionPhysics
 from simulator.diffusion.virtual import VirtualJob
 
@@ -57,6 +57,8 @@ class Scenario:
     aim: Aim | None = DENSE
     long: float = 1.0
     """Its run lasts so many times as long as the others."""
+    start_s: float | None = None
+    """Instead: it lasts so long, and is judged from the first request on, while prices are still learnt."""
 
 
 SCENARIOS = (
@@ -122,6 +124,17 @@ SCENARIOS = (
     ),
     Scenario(
         "with-chats", "images and an 8B chat model on one GPU", 11, load=0.35, chats_per_s=0.7, aim=HARD
+    ),
+    Scenario("with-few-chats", "the same, mostly images", 14, load=0.5, chats_per_s=0.2, aim=HARD),
+    Scenario(
+        "with-chats-start",
+        "the same, SANA 1.6B, the first 100 s after a start",
+        15,
+        model=SANA_1_6B.name,
+        load=0.35,
+        chats_per_s=0.7,
+        start_s=100.0,
+        aim=HARD,
     ),
 )
 

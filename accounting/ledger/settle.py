@@ -38,8 +38,8 @@ COLD_WINDOWS, COLD_LESSON_US = 30, 3_000_000
 """So soon while it has seen so few windows: a rough lesson is better than none."""
 
 COLD_KEPT_US = 120_000_000
-"""While it has seen so few, intervals in which several backends worked are kept for so long, to be split by
-better prices: the priors of a language and of a diffusion model may be off by different factors."""
+"""While it has seen so few, intervals in which a language and a diffusion model worked are kept for so long, to
+be split by better prices: their priors may be off by different factors."""
 
 UNOBSERVED_FACTOR = 2
 """An empty interval above this multiple of idle power saw work that did not come through the proxy."""
@@ -109,7 +109,7 @@ def settle_group(
         if kept.t1_us + wait_us > t1_us:
             break
         _learn(group, kept, facts)
-    if windows < COLD_WINDOWS and len(group.backends) > 1 and group.model.coefficients is not prices:
+    if windows < COLD_WINDOWS and _is_mixed(group) and group.model.coefficients is not prices:
         for kept in group.history.kept:
             kept.stale = True
     return entries
@@ -140,10 +140,15 @@ def _unsure(group: Group, flights: Flights, t1_us: int) -> tuple[Ints, Ints]:
     return np.append(begins[unsure], mixed), np.append(ends[unsure], mixed)
 
 
+def _is_mixed(group: Group) -> bool:
+    """Whether a language and a diffusion model share GPUs."""
+    return len({backend.jobs is None for backend in group.backends}) > 1
+
+
 def _mixed_cold(group: Group, t1_us: int) -> Ints:
     """A moment in each kept interval whose energy several backends share by prices that are little more than
     guessed."""
-    if len(group.backends) < 2 or group.model.windows >= COLD_WINDOWS:
+    if not _is_mixed(group) or group.model.windows >= COLD_WINDOWS:
         return np.zeros(0, np.int64)
     kept = [k for k in group.history.kept if sum(map(bool, map(len, k.handles))) > 1]
     return np.array([k.t0_us for k in kept if k.t1_us > t1_us - COLD_KEPT_US], np.int64)

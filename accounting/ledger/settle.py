@@ -38,8 +38,8 @@ COLD_WINDOWS, COLD_LESSON_US = 30, 3_000_000
 """So soon while it has seen so few windows: a rough lesson is better than none."""
 
 COLD_KEPT_US = 120_000_000
-"""While it has seen so few, intervals in which a language and a diffusion model worked are kept so long, to be
-split by better prices: their priors may be off by different factors."""
+"""While it has seen so few, intervals in which a language and a diffusion model worked are kept so long, to
+be split by better prices: their priors may be off by different factors."""
 
 UNOBSERVED_FACTOR = 2
 """An empty interval above this multiple of idle power saw work that did not come through the proxy."""

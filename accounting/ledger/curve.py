@@ -211,6 +211,14 @@ class Curve(msgspec.Struct):
         if i > 1:
             del self.edges[: i - 1]
 
+    @property
+    def knows_power(self) -> bool:
+        """Whether `recent_power_uw` would say something."""
+        edges = self.edges
+        if len(edges) > 1 and edges[-1].covered_us > edges[-2].covered_us:  # as a rule
+            return True
+        return self.recent_power_uw() is not None
+
     def recent_power_uw(self, over_us: int = 500_000) -> int | None:
         """Mean power over the last edges, in microwatts. None where none of that time was measured."""
         if len(self.edges) < 2:

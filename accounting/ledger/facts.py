@@ -50,7 +50,11 @@ class _Backend:
         return self.state
 
     def minute(self, t_us: int) -> OpenMinute:
-        return self.state.open.setdefault(t_us // MINUTE_US * MINUTE_US, OpenMinute())
+        t0_us = t_us // MINUTE_US * MINUTE_US
+        found = self.state.open.get(t0_us)
+        if found is None:
+            found = self.state.open[t0_us] = OpenMinute()
+        return found
 
 
 class Facts:
@@ -63,7 +67,11 @@ class Facts:
         return {name: backend.written() for name, backend in self._backends.items()}
 
     def _of(self, name: str) -> _Backend:
-        return self._backends.setdefault(name.partition("#")[0], _Backend())
+        name = name.partition("#")[0]
+        found = self._backends.get(name)
+        if found is None:
+            found = self._backends[name] = _Backend()
+        return found
 
     # -- what is heard ---------------------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ class Group:
     """Intervals settled, of which more may become known. The model learns from them when they leave."""
     scale: float | None = None
     """How far measured energy has been above what the model says of late. None before the first work."""
+    _prices: list[Floats] = field(default_factory=list)
+    _price_lists: list[list[float]] = field(default_factory=list)
+    _priced: tuple[Floats, bool] | None = None
+    """Of which coefficients these are the prices, and whether they were distrusted."""
 
     @property
     def settled_us(self) -> int:
@@ -45,9 +49,25 @@ class Group:
 
     def prices(self, column: int) -> Floats:
         """Joules per unit of each feature for the backend with this number."""
-        width = len(FEATURES)
-        learnt = self.model.coefficients[column * width : (column + 1) * width]
-        return self.priors[column] if self.model.distrusted else learnt * self.priors[column]
+        self._price()
+        return self._prices[column]
+
+    def price_list(self, column: int) -> list[float]:
+        """The same as plain numbers."""
+        self._price()
+        return self._price_lists[column]
+
+    def _price(self) -> None:
+        """Work the prices out anew where the model has learnt."""
+        coefficients, distrusted = self.model.coefficients, self.model.distrusted
+        if self._priced is not None and self._priced[0] is coefficients and self._priced[1] is distrusted:
+            return
+        learnt = coefficients.reshape(len(self.priors), len(FEATURES))
+        self._prices = [
+            prior if distrusted else part * prior for part, prior in zip(learnt, self.priors, strict=True)
+        ]
+        self._price_lists = [prices.tolist() for prices in self._prices]
+        self._priced = coefficients, distrusted
 
 
 def note_scale(group: Group, expected_j: float, energy_j: float) -> None:

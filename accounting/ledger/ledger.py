@@ -298,6 +298,9 @@ class Ledger:
 
     def _book_answer(self, row: int, group: Group) -> None:
         """Lay an answer that was not streamed into its time, as well as that is known."""
+        if group.settled_us <= self._flights.start[row]:  # as a rule: nothing of it is settled yet
+            booking.book_unstreamed(self._flights, row, self._backend(row), group.settled_us, None)
+            return
         first_us = first_by_steps(self._flights, row, group)
         booking.book_unstreamed(self._flights, row, self._backend(row), group.settled_us, first_us)
         usage = self._flights.teller(row).usage

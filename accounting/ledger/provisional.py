@@ -5,6 +5,7 @@ from __future__ import annotations
 from accounting.ledger import jobs
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
+from accounting.ledger.intervals import RING, number
 from accounting.records import RequestRecord
 
 ESTIMATE_ERROR_PERCENT = 30
@@ -18,11 +19,10 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
     Where a GPU gives neither, nothing is added, and energy_uj stays None if nothing else was measured.
     """
     column = int(flights.column[row])
-    backend = group.backends[column]
-    mine = [gpu for gpu in group.gpus if gpu.gpu in backend.gpus]
+    mine = group.gpus_of(column)
     if record.status in ("client_error", "rejected"):
         added = [0, 0]  # nothing is charged when it is settled either
-    elif group.scale is not None and any(gpu.curve.recent_power_uw() is not None for gpu in mine):
+    elif group.scale is not None and any([gpu.curve.knows_power for gpu in mine]):
         prefill_j, decode_j = _open_work(record, flights, row, group, column)
         added = [round(prefill_j * group.scale * 1e6), round(decode_j * group.scale * 1e6)]
     else:
@@ -49,7 +49,7 @@ def _open_work(
     record: RequestRecord, flights: Flights, row: int, group: Group, column: int
 ) -> tuple[float, float]:
     """Joules that the work not settled yet should cost, for prefill and decode."""
-    prices, backend = group.prices(column).tolist(), group.backends[column]
+    prices, backend = group.price_list(column), group.backends[column]
     if backend.jobs is not None:
         now_us = record.finished_us
         return jobs.open_joules(flights, backend.jobs, row, group.prices(column), group.settled_us, now_us)
@@ -60,7 +60,8 @@ def _open_work(
     if not whole.first:
         part = 0.0
     computed = uncached * min(part, 1.0)
-    tokens = sum(flights.tokens[:, row].tolist())
+    pages = range(number(settled), min(number(record.finished_us) + 1, number(settled) + RING))
+    tokens = sum([float(flights.tokens[page % RING, row]) for page in pages])
     first = min(tokens, 1.0) if whole.first >= settled else 0.0
     per_token = backend.step_joules
     if per_token is None:

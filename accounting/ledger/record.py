@@ -21,15 +21,15 @@ LEARNING_ERROR = 0.25
 def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -> RequestRecord:
     """A request's record when it is settled, the settled part of it before."""
     told = flights.teller(row)
-    started, usage = told.started, told.usage
+    started, usage, names = told.started, told.usage, told.gpus
     counted = usage.completion_tokens if usage else None
     whole = flights.whole(row)
     tokens = counted if counted is not None else whole.seen or None
-    by_prefill, by_decode, covered, uncovered = flights.by_gpu(row, len(told.gpus))
+    by_prefill, by_decode, covered, uncovered = flights.by_gpu(row, len(names))
     prefill, decode = sum(by_prefill), sum(by_decode)
     rejected = told.status == "rejected"
     measured = rejected or any(covered)
-    gpus = [gpu for gpu in group.gpus if gpu.gpu in told.gpus] if group is not None else []
+    gpus = [gpu for gpu in group.gpus if gpu.gpu in names] if group is not None else []
     quality = group.model.quality if group is not None and measured and not rejected else None
     return RequestRecord(
         uid=started.uid,
@@ -58,17 +58,17 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         dynamic_uj=None if not measured or whole.undivided_uj else whole.dynamic_uj,
         uncertainty_uj=_uncertainty(whole, group) if measured else None,
         quality=quality,
-        unmeasured_us=max(uncovered, default=0),
+        unmeasured_us=max(uncovered) if uncovered else 0,
         method="not-dispatched" if rejected else METHOD if measured else "none",
         meter=gpus[0].method if gpus and measured else "none",
-        simulated=any(gpu.simulated for gpu in gpus),
+        simulated=any([gpu.simulated for gpu in gpus]),
         state="final" if final else "provisional",
         media=told.media,
         job=told.job,
         scheduled_us=min(whole.pre0, whole.first) or None if told.media is None else None,
         shares=[
             GpuShare(gpu=gpu, prefill_uj=p, decode_uj=d)
-            for gpu, p, d in zip(told.gpus, by_prefill, by_decode, strict=True)
+            for gpu, p, d in zip(names, by_prefill, by_decode, strict=True)
             if p or d or (measured and not rejected)
         ],
     )

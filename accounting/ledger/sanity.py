@@ -15,6 +15,9 @@ def sound_usage(usage: Usage | None) -> Usage | None:
     """The token counts that can be true; None for the others."""
     if usage is None:
         return None
+    prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+    if _tokens(prompt) is prompt and _tokens(cached) is cached and _tokens(completion) is completion:
+        return usage
     return Usage(
         prompt_tokens=_tokens(usage.prompt_tokens),
         cached_tokens=_tokens(usage.cached_tokens),

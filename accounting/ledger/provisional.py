@@ -22,7 +22,7 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
     mine = group.gpus_of(column)
     if record.status in ("client_error", "rejected"):
         added = [0, 0]  # nothing is charged when it is settled either
-    elif group.scale is not None and any([gpu.curve.knows_power for gpu in mine]):
+    elif group.scale is not None and any(gpu.curve.knows_power for gpu in mine):
         prefill_j, decode_j = _open_work(record, flights, row, group, column)
         added = [round(prefill_j * group.scale * 1e6), round(decode_j * group.scale * 1e6)]
     else:

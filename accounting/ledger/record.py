@@ -61,7 +61,7 @@ def record_of(flights: Flights, row: int, group: Group | None, *, final: bool) -
         unmeasured_us=max(uncovered) if uncovered else 0,
         method="not-dispatched" if rejected else METHOD if measured else "none",
         meter=gpus[0].method if gpus and measured else "none",
-        simulated=any([gpu.simulated for gpu in gpus]),
+        simulated=any(gpu.simulated for gpu in gpus),
         state="final" if final else "provisional",
         media=told.media,
         job=told.job,

@@ -11,7 +11,7 @@ from accounting.records import RequestRecord
 from proxy.ask import Ask
 
 if TYPE_CHECKING:
-    from proxy.access.grant import Grant
+    from proxy.access.holder import Held
 
 
 class Accounting(Protocol):
@@ -82,7 +82,7 @@ class Account:
     def __init__(self, accountant: Accounting, ask: Ask, body_bytes: int) -> None:
         self._accountant, self.ask, self.body_bytes = accountant, ask, body_bytes
         self._handle: int | None = None
-        self.grant: Grant | None = None
+        self.grant: Held | None = None
         """What it holds of its key's limits, where keys are asked for."""
         self.backend_id: str | None = None
         self.closed = False

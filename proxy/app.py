@@ -196,7 +196,8 @@ async def _start(
     workers = settings.server.workers
     app.state.crew = None
     if workers > 1:
-        hearers = Hearers(accountant, backends, telemetry, traces, access_log, app.version)
+        gate = None if access is None else access.gate
+        hearers = Hearers(accountant, backends, telemetry, traces, access_log, app.version, gate)
         app.state.crew = Crew(workers - 1, hearers, own_paths(app), lambda: app.state.reloader.current)
         metrics.registry.register(Shown(app.state.crew.metrics))
     app.state.front = relay.front

@@ -32,7 +32,7 @@ from proxy.wire.server import Connection
 from proxy.wire.turn import CONTINUE, Request
 
 if TYPE_CHECKING:
-    from proxy.access.gate import Holder
+    from proxy.access.holder import Holder
     from proxy.relay import Relay
 
 log = logging.getLogger(__name__)

@@ -47,9 +47,13 @@ class Relay:
         traces: Arriving | None = None,
         access_log: AccessLog | None = None,
         gate: Gate | None = None,
+        exchange: Callable[[Relay, Connection, Request], Exchange] = Exchange,
     ) -> None:
-        """`relayed`: whether a method and path are for an engine. `gate`: lets requests in; None: all."""
+        """`relayed`: whether a method and path are for an engine. `gate`: lets requests in; None: all.
+        `exchange` makes what answers a request; that may have its own way of letting it in.
+        """
         self.gate, self._body_user = gate, settings.access.body_user
+        self._exchange = exchange
         self.backends, self.accountant = backends, accountant
         self.energy, self.timeouts = settings.energy, settings.timeouts
         self.pue = settings.pue
@@ -64,7 +68,7 @@ class Relay:
     def _open(self, connection: Connection, request: Request) -> Turn:
         if self.ended is not None:
             return Refusal(connection, request, self.ended)
-        return Exchange(self, connection, request)
+        return self._exchange(self, connection, request)
 
     def end(self, why: ApiError) -> None:
         """Tell all clients that wait for an answer, and those that still ask, that there will be none."""

@@ -295,8 +295,6 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _not_open_by_mistake(self) -> Settings:
         access = self.access
-        if access.enabled and self.server.workers > 1:
-            raise ValueError("server.workers: has to be 1 with access.enabled (limits are one process's)")
         guarded = access.enabled or access.open_to_everyone_on_the_network
         if not guarded and not is_loopback(self.server.host):
             raise ValueError(

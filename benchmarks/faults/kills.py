@@ -1,8 +1,8 @@
 """SIGKILL at random moments under load: joulegate, the process that keeps the ledger, workers, PostgreSQL.
 
 With one process joulegate is proxy and ledger in one; with workers the main process keeps the ledger, and
-each worker is a proxy. SQLite has no process of its own. Keys are counted in one process, so budgets are
-looked at where there is one. Killed is also what is just starting, and so replays its journal.
+each worker is a proxy. SQLite has no process of its own. Budgets are looked at where
+there is one process. Killed is also what is just starting, and so replays its journal.
 """
 
 from __future__ import annotations

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import re
-from base64 import b64decode
-from binascii import Error as NotBase64
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fnmatch import translate
 from hmac import compare_digest
+from typing import Protocol
 
 from accounting.access.keys import NO_LIMITS, Key, Keyring, digest, scope_name
 from accounting.access.spent import Periods, periods_of
+from accounting.events import Media
 from accounting.store.sums import DAY_US
 from proxy.access import errors
 from proxy.access.expected import Expected, Size, dearest_uj
 from proxy.access.grant import Grant
+from proxy.access.holder import ADMIN, Holder, presented_key
 from proxy.access.rate_headers import rate_headers
 from proxy.access.scope import Reason, Scope
-from proxy.ask import Ask, Headers
+from proxy.ask import Headers
 from proxy.errors import ApiError, TooManyRequests
 
 MARGIN = 2
@@ -31,29 +31,15 @@ SOON_S = 1.0
 """When to try again where it depends on requests in flight."""
 
 
-@dataclass(slots=True)
-class Holder:
-    """Whoever presented a key. The admin has no key and no scopes."""
+class Asked(Protocol):
+    """What matters here of a request: an `Ask`, or what a worker tells of one."""
 
-    key: Key | None
-    scopes: Sequence[Scope] = ()
-    may_ask: Callable[[str], object] | None = None
-    """Whether it may use a model; None: all."""
-    counted: bool = False
-    """Whether tokens or joules are limited, so that all it does has to be counted."""
-
-    def mark(self, ask: Ask) -> None:
-        """Put down whom the request is for."""
-        key = self.key
-        if key is None:
-            return
-        ask.project, ask.api_key = key.project, key.id
-        ask.user_id = key.user_id or ask.user_id
-        if not (key.any_tenant and ask.tenant):
-            ask.tenant = key.project
-
-
-ADMIN = Holder(None)
+    path: str
+    model: str | None
+    accounted: bool
+    sequences: int
+    max_tokens: int | None
+    media: Media | None
 
 
 class Gate:
@@ -126,16 +112,19 @@ class Gate:
         return self._of_key.get(key, ())
 
     def know(self, headers: Headers) -> Holder:
-        """Whose key this is. Raises Unauthorized.
+        """Whose key this is. Raises Unauthorized."""
+        presented = presented_key(headers)
+        return self.known(None if presented is None else digest(presented))
+
+    def known(self, hashed: str | None) -> Holder:
+        """Whose key has this hash; None: no key was presented. Raises Unauthorized.
 
         The presented key is hashed and the hash looked up: how long that takes says nothing of a key's
         bytes. People make the admin key, so that not even its hash may be learnt by trying.
         """
         try:
-            presented = presented_key(headers)
-            if presented is None:
+            if hashed is None:
                 raise errors.no_key()
-            hashed = digest(presented)
             found = self._holders.get(hashed)
             if found is not None and (found[1] is None or self.now_us() < found[1]):
                 return found[0]
@@ -148,7 +137,7 @@ class Gate:
 
     # requests
 
-    def admit(self, holder: Holder, ask: Ask, body_bytes: int, *, tunnel: bool = False) -> Grant:
+    def admit(self, holder: Holder, ask: Asked, body_bytes: int, *, tunnel: bool = False) -> Grant:
         """Reserve what the request is expected to use. Raises Forbidden, TooManyRequests."""
         try:
             return self._admit(holder, ask, body_bytes, tunnel)
@@ -158,7 +147,7 @@ class Gate:
                 refusal.more = dict(rate_headers(self, holder.scopes))
             raise
 
-    def _admit(self, holder: Holder, ask: Ask, body_bytes: int, tunnel: bool) -> Grant:
+    def _admit(self, holder: Holder, ask: Asked, body_bytes: int, tunnel: bool) -> Grant:
         key = holder.key
         if key is None:
             raise errors.not_for_admin()
@@ -257,29 +246,6 @@ class Gate:
 def next_month(periods: Periods) -> int:
     """The day that the next month begins with."""
     return periods_of((periods.month + 31) * DAY_US).month
-
-
-def presented_key(headers: Headers) -> bytes | None:
-    """From `Authorization`: `Bearer`, or `Basic` with it as the password (browsers); or from `x-api-key`."""
-    given = None
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, credentials = value.partition(b" ")
-            kind = scheme.lower()
-            if kind == b"bearer":
-                return credentials.strip()
-            if kind == b"basic":
-                return _password(credentials)
-        elif name == b"x-api-key" and given is None:
-            given = value
-    return given
-
-
-def _password(credentials: bytes) -> bytes | None:
-    try:
-        return b64decode(credentials, validate=True).partition(b":")[2]
-    except NotBase64:
-        return None
 
 
 def _first(one: int | None, other: int | None) -> int | None:

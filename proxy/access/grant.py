@@ -64,6 +64,11 @@ class Grant:
         elif record is not None and record.energy_uj is not None:
             self._hold(max(self.held_uj, record.energy_uj + (record.uncertainty_uj or 0)))
 
+    def drop(self) -> None:
+        """Nothing came of the request: it was never opened."""
+        self.end(None, None)
+        self._hold(0)
+
     def _used(self, record: RequestRecord | None, usage: Usage | None) -> int:
         """Tokens, as far as anybody counted them; what was reserved where nobody did."""
         if record is None or record.status in ("rejected", "client_error"):

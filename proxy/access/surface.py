@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from accounting.records import RequestRecord
 from proxy.access import errors
-from proxy.access.gate import ADMIN, Gate, Holder
+from proxy.access.gate import Gate
+from proxy.access.holder import ADMIN, Holder
 from proxy.ask import header
 from proxy.errors import ApiError, Forbidden
 from proxy.settings_access import Access

@@ -6,6 +6,8 @@ process over a pair of sockets, where it is written down and heard as if it had 
 
 - `messages.py` what is said, both ways; `channel.py` how
 - `client.py`   the accountant as a worker's relay knows it
+- `asking.py`   a worker asks whether a request may go, where keys are asked for; `entered.py` one that may
+- `admitting.py` the main process decides that; `refusing.py` its refusals on their way
 - `forward.py`  a worker passes requests that are not for an engine to the main process
 - `worker.py`   a worker process
 - `peer.py`     a worker as the main process hears it

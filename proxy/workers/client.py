@@ -33,7 +33,8 @@ from proxy.account import Account
 from proxy.settings_observe import AccessLog as AccessLogSettings
 from proxy.settings_observe import Telemetry as Settings
 from proxy.telemetry import Span, Telemetry
-from proxy.workers.messages import Kept, Plain, Traced
+from proxy.workers.entered import Entered
+from proxy.workers.messages import Enter, Kept, Knock, Left, Opened, Plain, Traced
 
 RECORD_S = 1.0
 """A stream's tail waits so long for its record; then it goes on without one, up to the end of the body."""
@@ -171,6 +172,15 @@ class RemoteAccountant:
         """Of the request that starts next."""
         self._traced = traced
 
+    def ask(self, message: Knock | Enter | Left) -> None:
+        """Whether a request may go; or that one which might is over."""
+        self._out.append(message)
+        self._flush_soon()
+
+    def opened(self, opened: Opened) -> None:
+        """Of the request that was started last."""
+        self._out.append(opened)
+
     def plain(self, line: Plain) -> None:
         """A request without an account has ended."""
         self._out.append(line)
@@ -200,6 +210,8 @@ class RemoteAccountant:
         account = self._waiting.pop(kept.handle, None)
         self._due_s.pop(kept.handle, None)
         if account is not None:
+            if isinstance(account.grant, Entered):
+                account.grant.limits = kept.limits
             account.told(kept.record)
 
     def main_gone(self) -> None:

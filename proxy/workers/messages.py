@@ -6,9 +6,11 @@ import pickle
 
 import msgspec
 
+from accounting.access.keys import Key
 from accounting.events import (
     FirstToken,
     JobStarted,
+    Media,
     MediaTold,
     RequestFinished,
     RequestMoved,
@@ -18,6 +20,7 @@ from accounting.events import (
 from accounting.records import RequestRecord
 from proxy.access_log import Line
 from proxy.settings import Settings
+from proxy.wire.head import Header
 
 
 class Message(msgspec.Struct, tag_field="type", omit_defaults=True):
@@ -67,6 +70,40 @@ class Counts(Message, tag="counts"):
     refused: int
 
 
+class Knock(Message, tag="knock", kw_only=True):
+    """Whose key is this? Asked before a large body is taken. A request's messages have its `number`."""
+
+    number: int
+    digest: str | None
+    """Of the key; None: no key was presented."""
+
+
+class Enter(Knock, tag="enter", kw_only=True):
+    """May this request go to an engine? What a `Gate` has to know of it (proxy/access/gate.py)."""
+
+    path: str
+    model: str | None
+    accounted: bool
+    sequences: int
+    max_tokens: int | None
+    media: Media | None
+    body_bytes: int
+    tunnel: bool
+
+
+class Opened(Message, tag="opened"):
+    """The last `started` was of this request, which had been let in."""
+
+    number: int
+    handle: int
+
+
+class Left(Message, tag="left"):
+    """This request had been let in, and is over; nothing was started of it."""
+
+    number: int
+
+
 FromWorker = (
     Hello
     | Up
@@ -74,6 +111,10 @@ FromWorker = (
     | Plain
     | Loads
     | Counts
+    | Knock
+    | Enter
+    | Opened
+    | Left
     | RequestStarted
     | RequestMoved
     | MediaTold
@@ -114,6 +155,40 @@ class Kept(Message, tag="kept"):
 
     handle: int
     record: RequestRecord | None
+    limits: list[Header] = []
+    """What is left of limits now, for the answer's headers."""
+
+
+class Known(Message, tag="known"):
+    """The answer to a knock: the key is good. None: the admin's."""
+
+    number: int
+    key: Key | None
+
+
+class Admitted(Message, tag="admitted"):
+    """The request may go; the answer's headers of limits as they are now."""
+
+    number: int
+    key: Key | None
+    limits: list[Header]
+
+
+class Refused(Message, tag="refused", kw_only=True):
+    """It may not, and this is what its client is to be told (proxy/workers/refusing.py)."""
+
+    number: int
+    key: Key | None
+    """Where that was good."""
+    status: int
+    message: str
+    kind: str
+    code: str | None
+    param: str | None
+    retry_after_s: float | None
+    reason: str
+    again: bool
+    limits: list[Header]
 
 
 class Changed(Message, tag="changed"):
@@ -126,7 +201,7 @@ class Drain(Message, tag="drain"):
     """Let what is under way end, then end."""
 
 
-ToWorker = Setup | Go | Kept | Loads | Changed | Drain
+ToWorker = Setup | Go | Kept | Known | Admitted | Refused | Loads | Changed | Drain
 
 
 def packed(settings: Settings) -> bytes:

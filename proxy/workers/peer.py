@@ -17,20 +17,29 @@ from accounting.events import (
     ServiceEnded,
     ServiceStarted,
     Tick,
+    Usage,
 )
+from accounting.records import RequestRecord
 from accounting.service import Accountant
+from proxy.access.gate import Gate
 from proxy.access_log import AccessLog
 from proxy.backends import Backends
 from proxy.relay import Arriving
 from proxy.telemetry import Span, Telemetry
+from proxy.wire.head import Header
+from proxy.workers.admitting import Admitting
 from proxy.workers.messages import (
     Counts,
+    Enter,
     FromWorker,
     Go,
     Hello,
     Kept,
+    Knock,
+    Left,
     Load,
     Loads,
+    Opened,
     Plain,
     Traced,
     Up,
@@ -49,6 +58,8 @@ class Hearers:
     traces: Arriving | None
     access_log: AccessLog
     version: str
+    gate: Gate | None = None
+    """Lets requests in, where keys are asked for."""
 
 
 class Peer:
@@ -65,6 +76,7 @@ class Peer:
         self._counts = Counts({}, 0)
         self._open: dict[int, str] = {}
         self._heard_us = 0
+        self._admitting = None if hearers.gate is None else Admitting(hearers.gate)
 
     @property
     def in_flight(self) -> int:
@@ -75,7 +87,7 @@ class Peer:
         self.silent_ticks = 0
         accountant = self._to.accountant
         answers: list[msgspec.Struct] = []
-        ended: list[tuple[int, str]] = []
+        ended: list[tuple[RequestFinished, str]] = []
         for message in messages:
             match message:
                 case Tick():
@@ -89,24 +101,35 @@ class Peer:
                 case JobStarted():
                     if self._open.pop(message.handle, None) is not None:
                         accountant.hear(message)  # from now on it is no worker's any more
+                        self._release(message.handle, None, None)
                 case RequestFinished():
                     request_id = self._open.pop(message.handle, None)
                     if request_id is not None:
                         accountant.hear(message)
-                        ended.append((message.handle, request_id))
+                        ended.append((message, request_id))
                 case _:
                     answers += self._other(message)
         if ended:
             accountant.flush()
-            for handle, request_id in ended:
-                # Where nothing is measured the record is settled at once.
-                record = accountant.ledger.provisional(handle) or accountant.find(request_id)
-                answers.append(Kept(handle, record))
+            for end, request_id in ended:
+                record = self._record(end.handle, request_id)
+                answers.append(Kept(end.handle, record, self._release(end.handle, record, end.usage)))
         return answers
+
+    def _record(self, handle: int, request_id: str) -> RequestRecord | None:
+        """So far. Where nothing is measured the record is settled at once."""
+        accountant = self._to.accountant
+        return accountant.ledger.provisional(handle) or accountant.find(request_id)
+
+    def _release(self, handle: int, record: RequestRecord | None, usage: Usage | None) -> list[Header]:
+        """The request is over; what is left of its limits."""
+        return [] if self._admitting is None else self._admitting.ended(handle, record, usage)
 
     def _other(self, message: FromWorker) -> list[msgspec.Struct]:
         to = self._to
         match message:
+            case Enter() | Knock() | Opened() | Left():
+                return self._admit(message)
             case Traced():
                 to.telemetry.resume(None if message.span is None else Span(*message.span))
                 if to.traces is not None:
@@ -124,6 +147,20 @@ class Peer:
                 return [Go(to.accountant.ledger.next_handle(self.source))]
             case Up():
                 self.up = True
+        return []
+
+    def _admit(self, message: Enter | Knock | Opened | Left) -> list[msgspec.Struct]:
+        admitting = self._admitting
+        assert admitting is not None, "a worker asks for keys where nobody does"
+        match message:
+            case Enter():
+                return [admitting.enter(message)]
+            case Knock():
+                return [admitting.knock(message)]
+            case Opened():
+                admitting.opened(message)
+            case Left():
+                admitting.left(message)
         return []
 
     def _count(self, counts: Counts) -> None:
@@ -158,7 +195,11 @@ class Peer:
                 t_us=self._heard_us, handle=handle, status="lost", error=DIED, goes_on=True
             )
             accountant.hear(lost)
+        for handle, request_id in self._open.items():
+            self._release(handle, self._record(handle, request_id), None)
         self._open.clear()
+        if self._admitting is not None:
+            self._admitting.lost()
         if self.begun:
             now_us = accountant.clock.now_us()
             accountant.hear(ServiceEnded(t_us=now_us, source=self.source))

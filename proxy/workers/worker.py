@@ -25,23 +25,28 @@ from accounting.clock import Clock
 from proxy.backends import Backend, Backends
 from proxy.background import background
 from proxy.errors import BackendUnavailable
+from proxy.exchange import Exchange
 from proxy.listening import listen
 from proxy.paths import relayed
 from proxy.relay import Relay
 from proxy.reload import Reloader
 from proxy.settings import Settings
 from proxy.wire.pool import UnixPool
+from proxy.workers.asking import Door
 from proxy.workers.channel import Channel
 from proxy.workers.client import Arrivals, RemoteAccountant, RemoteLog
 from proxy.workers.forward import Forward
 from proxy.workers.messages import (
+    Admitted,
     Changed,
     Counts,
     Drain,
     Go,
     Hello,
     Kept,
+    Known,
     Loads,
+    Refused,
     Setup,
     ToWorker,
     Up,
@@ -130,6 +135,7 @@ class Worker:
         self._server: _Server | None = None
         self._accountant: RemoteAccountant
         self._backends: Backends
+        self._door: Door
         self._relay: Relay
         self._reloader: Reloader
         self._settings: Settings
@@ -162,6 +168,7 @@ class Worker:
         )
         traced = settings.telemetry.enabled or settings.otlp.enabled
         arrivals = Arrivals(settings.telemetry, accountant) if traced else None
+        self._door = door = Door(accountant)
         access_log = RemoteLog(settings.access_log, accountant)
         self._relay = relay = Relay(
             settings,
@@ -171,6 +178,7 @@ class Worker:
             telemetry=arrivals,
             traces=arrivals,
             access_log=access_log,
+            exchange=door.exchange if settings.access.enabled else Exchange,
         )
         backends.drained = relay.forget
         inside = UnixPool(setup.inside, connect_s=settings.timeouts.connect_s)
@@ -217,6 +225,8 @@ class Worker:
             match message:
                 case Kept():
                     self._accountant.kept(message)
+                case Known() | Admitted() | Refused():
+                    self._door.heard(message)
                 case Loads():
                     self._take_loads(message)
                 case Changed():

@@ -8,7 +8,8 @@ from accounting.access.keys import Key, Keyring, Limits, Secret, digest
 from accounting.records import RequestRecord
 from accounting.store.sums import DAY_US
 from proxy.access.expected import Expected, Size
-from proxy.access.gate import Gate, Holder
+from proxy.access.gate import Gate
+from proxy.access.holder import Holder
 from proxy.ask import Ask, understand
 from tests.accounting.store.examples import record
 

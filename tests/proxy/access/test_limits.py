@@ -12,7 +12,7 @@ from accounting.access.keys import Limits
 from accounting.events import Media, Usage
 from proxy.access.bucket import Bucket
 from proxy.access.expected import Expected, Size
-from proxy.access.gate import ADMIN, presented_key
+from proxy.access.holder import ADMIN, presented_key
 from proxy.access.rate_headers import duration
 from proxy.ask import Ask, understand
 from proxy.errors import Forbidden, TooManyRequests, Unauthorized

@@ -65,7 +65,8 @@ class StreamPassing:
     Where the record comes later (see `Account.waiting`), what follows the account's end is held until then.
     """
 
-    __slots__ = ("_account", "_events", "_held", "_line", "_pue", "_reply", "_send", "_visible")
+    __slots__ = ("_account", "_events", "_held", "_line", "_pue", "_reply", "_send", "_send_framed",
+                 "_visible")  # fmt: skip
 
     def __init__(
         self,
@@ -92,6 +93,21 @@ class StreamPassing:
         )
         headers = answer_headers(answer, account)
         reply.begin(answer.status, headers, length=None, reason=answer.reason)
+        self._send_framed = reply.framed
+        if reply.chunked:
+            line.framed = self._framed
+
+    def _framed(self, chunk: bytes, data: bytes) -> None:
+        """The same as `pieces`; where nothing is changed, the chunk goes on as it came."""
+        events = self._events
+        out = events.feed(data)
+        if out is data and self._line.framed is not None:
+            self._send_framed(chunk)
+        elif out:
+            self._send(out)
+        if events.tokens > 0:
+            self._account.count(events.tokens, self._line.last_s)
+            events.tokens = 0
 
     def pieces(self, data: bytes) -> None:
         events = self._events
@@ -142,7 +158,7 @@ class StreamPassing:
             account.status, account.error = "engine_error", "the stream ended without a finish_reason"
         record = account.close()
         if account.waiting:
-            self._send = self._held.append
+            self._send, self._line.framed = self._held.append, None
             account.when_overdue(self._release)
             return PLACE if self._visible else None
         return energy_json(record, self._pue) if record is not None and self._visible else None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import httptools
 
+from proxy.wire.chunk import payload_of
 from proxy.wire.head import NO_BODY, Header, value_of
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def _nowhere(data: bytes) -> None:
 class Line(asyncio.Protocol):
     """A connection to an engine; of one caller at a time."""
 
-    __slots__ = ("_answer", "_caller", "_complete", "_headers", "_keep_alive", "_loop", "_parser", "_parts",
-                 "_paused", "_pool", "_reason", "_sent_whole", "_started", "_switched", "_to_head",
-                 "_until_close", "full", "idle_since_s", "last_s", "on_body", "sink", "transport",
+    __slots__ = ("_answer", "_between", "_caller", "_complete", "_headers", "_keep_alive", "_loop", "_parser",
+                 "_parts", "_paused", "_pool", "_reason", "_sent_whole", "_started", "_switched", "_to_head",
+                 "_until_close", "framed", "full", "idle_since_s", "last_s", "on_body", "sink", "transport",
                  "used")  # fmt: skip
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
@@ -91,6 +92,9 @@ class Line(asyncio.Protocol):
         self.on_body = self._parts.append
         self.sink: Callable[[bytes], None] = _nowhere
         """Gets the bytes of the answer's body, as many as came at once."""
+        self.framed: Callable[[bytes, bytes], None] | None = None
+        """Gets a chunk that came whole and alone instead of `sink`, where set: as it is framed, and what is
+        in it."""
         self._new()
         self._parser = httptools.HttpResponseParser(self)
 
@@ -99,6 +103,8 @@ class Line(asyncio.Protocol):
         self._reason = b""
         self._answer: Answer | None = None
         self._started = self._complete = self._keep_alive = self._until_close = self._switched = False
+        self._between = False
+        """The parser has read all of a chunk and nothing of the next."""
 
     # for callers
 
@@ -135,7 +141,7 @@ class Line(asyncio.Protocol):
     def abort(self) -> None:
         """Leave: the engine is to stop working on the request."""
         self._caller = None
-        self.sink = _nowhere
+        self.sink, self.framed = _nowhere, None
         self._keep_alive = False
         self.transport.abort()
 
@@ -149,6 +155,11 @@ class Line(asyncio.Protocol):
             self.transport.abort()  # an answer that nobody asked for: this line is out of step
             return
         self.last_s = self._loop.time()
+        if self._between and self.framed is not None:
+            payload = payload_of(data)
+            if payload is not None:
+                self.framed(data, payload)
+                return
         self._started = True
         if self._switched:
             self.sink(data)
@@ -166,6 +177,8 @@ class Line(asyncio.Protocol):
                 self._break("torn" if self._answer is not None and self._answer.status >= 200 else "garbage")
                 return
             self._keep_alive = False  # bytes after the end of the answer
+        if not data.endswith(b"\r\n"):
+            self._between = False
         if self._parts:
             self._hand_on()
         if self._complete:
@@ -219,6 +232,12 @@ class Line(asyncio.Protocol):
         if self._caller is not None:
             self._caller.answered(answer)
 
+    def on_chunk_header(self) -> None:
+        self._between = False
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
+
     def on_message_complete(self) -> None:
         if self._answer is not None:
             self._complete = True
@@ -236,7 +255,7 @@ class Line(asyncio.Protocol):
 
     def _end(self) -> None:
         caller, self._caller = self._caller, None
-        self.sink = _nowhere
+        self.sink, self.framed = _nowhere, None
         if self._keep_alive and self._sent_whole and not self.full:
             self.resume()
             self.used += 1
@@ -248,7 +267,7 @@ class Line(asyncio.Protocol):
 
     def _break(self, how: Broken) -> None:
         caller, self._caller = self._caller, None
-        self.sink = _nowhere
+        self.sink, self.framed = _nowhere, None
         self.transport.abort()
         if caller is not None:
             caller.broken(how)

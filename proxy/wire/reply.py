@@ -20,12 +20,14 @@ class Reply:
     called. A client of HTTP/1.0 gets no chunks: there the end of the connection is the end of the body.
     """
 
-    __slots__ = ("_bodyless", "_chunked", "_connection", "_request", "_write", "begun")
+    __slots__ = ("_bodyless", "_connection", "_request", "_write", "begun", "chunked")
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection, self._request = connection, request
         self._write = connection.transport.write
-        self._chunked = self._bodyless = False
+        self._bodyless = False
+        self.chunked = False
+        """The body goes in chunks."""
         self.begun = False
 
     def begin(
@@ -43,7 +45,7 @@ class Reply:
             framing = b"content-length: %d\r\n" % length
         elif not self._bodyless:
             if request.http_11:
-                self._chunked = True
+                self.chunked = True
                 framing = b"transfer-encoding: chunked\r\n"
             else:
                 request.keep_alive = False
@@ -55,10 +57,14 @@ class Reply:
 
     def send(self, data: bytes) -> None:
         """A piece of the body; not an empty one, which would end it."""
-        if self._chunked:
+        if self.chunked:
             self._write(b"%x\r\n%b\r\n" % (len(data), data))
         elif not self._bodyless:
             self._write(data)
+
+    def framed(self, chunk: bytes) -> None:
+        """A piece of the body that is a chunk already, where it is `chunked`."""
+        self._write(chunk)
 
     def whole(self, status: int, headers: Headers, body: bytes, *, reason: bytes | None = None) -> None:
         """All of an answer."""
@@ -72,7 +78,7 @@ class Reply:
 
     def end(self, trailers: list[Header] | None = None) -> None:
         """The end of the body."""
-        if not self._chunked:
+        if not self.chunked:
             return
         if not trailers:
             self._write(b"0\r\n\r\n")

@@ -13,7 +13,7 @@ So the store never knows more than the journal, and replaying the journal makes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import getrandbits
 from typing import Protocol
 
@@ -83,8 +83,21 @@ class Listener(Protocol):
     def output(self, output: Output) -> None: ...
 
 
+class Asker(Protocol):
+    """Who waits for the record of a request that has ended."""
+
+    @property
+    def request_id(self) -> str: ...
+    def told(self, record: RequestRecord | None) -> None:
+        """The end is in the journal, and this is the record so far."""
+
+
 class Accountant:
-    """Use: `recover`, `declare` each backend, then `tick` every TICK_S; requests come in between."""
+    """Use: `recover`, `declare` each backend, then `tick` every TICK_S; requests come in between.
+
+    With `later`, which has something called once the present callbacks of the event loop are done, all
+    requests that end in one turn of the loop are written down with one write: see `answers_later`.
+    """
 
     def __init__(
         self,
@@ -96,6 +109,7 @@ class Accountant:
         version: str,
         listener: Listener | None = None,
         keep_segments: int = 20,
+        later: Callable[[Callable[[], None]], object] | None = None,
     ) -> None:
         self.clock = clock
         self.ledger = Ledger()
@@ -108,6 +122,9 @@ class Accountant:
         self._by_request_id: dict[str, int] = {}
         self._recent: dict[str, RequestRecord] = {}
         self._flying = 0
+        self._later = later
+        self._ending = False
+        self._asking: list[tuple[int, Asker]] = []
 
     def recover(self) -> int:
         """Take up where the last run ended: replay the journal, begin a new segment. Returns outputs made."""
@@ -230,7 +247,10 @@ class Accountant:
         error: str | None = None,
         goes_on: bool = False,
     ) -> RequestRecord | None:
-        """The request is over: write that down, then return its record so far (provisional)."""
+        """The request is over: write that down, then return its record so far (provisional).
+
+        None where that is done `later`, and where the record is final at once: nothing is measured there.
+        """
         now = self.clock.now_us()
         self._flying -= 1
         if handle in self._counts:  # its tokens have to be said before its end
@@ -247,8 +267,25 @@ class Accountant:
                 goes_on=goes_on,
             )
         )
+        if self._later is None:
+            self._flush()
+            return self.ledger.provisional(handle)
+        if not self._ending:
+            self._ending = True
+            self._later(self._end)
+        return None
+
+    def _end(self) -> None:
+        """Write down what ended in this turn of the loop, and tell those who wait for it."""
+        self._ending = False
         self._flush()
-        return self.ledger.provisional(handle)
+        asking, self._asking = self._asking, []
+        for handle, asker in asking:
+            asker.told(self.so_far(handle, asker.request_id))
+
+    def so_far(self, handle: int, request_id: str) -> RequestRecord | None:
+        """The record of a request as it is now. Where nothing is measured it is final at its end."""
+        return self.ledger.provisional(handle) or self._recent.get(request_id)
 
     def find(self, request_id: str) -> RequestRecord | None:
         """A request in flight or settled just now; None where the store has to be asked."""
@@ -270,10 +307,12 @@ class Accountant:
         """Write down what was heard; then what came of it may go to the store."""
         self._flush()
 
-    def answers_later(self, handle: int, account: object) -> bool:
-        """Whether `finish` has yet to reach the journal: never here."""
-        del handle, account
-        return False
+    def answers_later(self, handle: int, asker: Asker) -> bool:
+        """Whether this request's end has yet to reach the journal; the asker is told once it is there."""
+        if self._later is None:
+            return False
+        self._asking.append((handle, asker))
+        return True
 
     @property
     def in_flight(self) -> int:

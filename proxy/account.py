@@ -56,6 +56,7 @@ class Accounting(Protocol):
     ) -> RequestRecord | None: ...
 
     def find(self, request_id: str) -> RequestRecord | None: ...
+    def so_far(self, handle: int, request_id: str) -> RequestRecord | None: ...
 
     def answers_later(self, handle: int, account: Account) -> bool:
         """Whether the end of a request is still on its way into the journal: then `account.told` is called
@@ -103,6 +104,10 @@ class Account:
         """It is closed, but not yet known to be in the journal: the client must not get its last byte."""
         self._when_told: Callable[[], None] | None = None
         self._when_overdue: Callable[[], None] | None = None
+
+    @property
+    def request_id(self) -> str:
+        return self.ask.request_id
 
     @property
     def kept(self) -> bool:
@@ -188,9 +193,11 @@ class Account:
             goes_on=self.goes_on,
         )
         # Where nothing is measured there is nothing to wait for: the record is settled at once.
-        self.record = record or self._accountant.find(self.ask.request_id)
-        if self.record is None:
+        self.record = record
+        if record is None:
             self.waiting = self._accountant.answers_later(self._handle, self)
+            if not self.waiting:
+                self.record = self._accountant.so_far(self._handle, self.ask.request_id)
         return self.record
 
     def when_told(self, call: Callable[[], None]) -> None:
@@ -220,4 +227,6 @@ class Account:
 
     def forget(self) -> None:
         """Nobody waits any more."""
+        if self.grant is not None and self._handle is not None:
+            self.record = self._accountant.so_far(self._handle, self.ask.request_id)
         self.waiting, self._when_told, self._when_overdue = False, None, None

@@ -143,7 +143,15 @@ async def _start(
     sink = writer if access is None else access.sink
     if access is not None:
         listener.add(access.spending)
-    accountant = Accountant(clock, journal, sink, version=app.version, listener=listener, keep_segments=keep)
+    accountant = Accountant(
+        clock,
+        journal,
+        sink,
+        version=app.version,
+        listener=listener,
+        keep_segments=keep,
+        later=asyncio.get_running_loop().call_soon,
+    )
     telemetry.provisional = lambda handle: accountant.ledger.provisional(handle)
     again = accountant.recover()
     if again:

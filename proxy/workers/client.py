@@ -159,6 +159,10 @@ class RemoteAccountant:
         """None always: nothing is known here."""
         return None
 
+    def so_far(self, handle: int, request_id: str) -> RequestRecord | None:
+        """The same."""
+        return None
+
     def answers_later(self, handle: int, account: Account) -> bool:
         if self.gone:
             return False

@@ -119,7 +119,7 @@ class Peer:
     def _record(self, handle: int, request_id: str) -> RequestRecord | None:
         """So far. Where nothing is measured the record is settled at once."""
         accountant = self._to.accountant
-        return accountant.ledger.provisional(handle) or accountant.find(request_id)
+        return accountant.so_far(handle, request_id)
 
     def _release(self, handle: int, record: RequestRecord | None, usage: Usage | None) -> list[Header]:
         """The request is over; what is left of its limits."""

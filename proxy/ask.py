@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from os import urandom
+from random import getrandbits
+from time import time_ns
 from typing import Any
 
 import msgspec
@@ -125,9 +126,11 @@ def header(headers: Headers, name: bytes) -> str | None:
 
 
 def new_id() -> str:
-    """A random UUID (version 4), which llama-cpp-python insists on; `uuid4` takes four times as long."""
-    digits = urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
+    """A UUID that says it is of version 4, which llama-cpp-python insists on. It begins with the time, in
+    milliseconds, so that new ones lie together in the store's index; the rest is random. `uuid4` asks the
+    kernel for its bits, which takes ten times as long as all of this."""
+    digits, bits = f"{time_ns() // 1_000_000:012x}", f"{getrandbits(72):018x}"
+    return f"{digits[:8]}-{digits[8:]}-4{bits[:3]}-a{bits[3:6]}-{bits[6:]}"
 
 
 def understand(method: str, path: str, query: bytes, headers: Headers, body: bytes | bytearray) -> Ask:
@@ -203,7 +206,10 @@ def utf8_or_latin1(value: bytes) -> str:
 
 
 def _tenant(given: dict[bytes, bytes]) -> str | None:
-    return next((utf8_or_latin1(given[name]) for name in TENANT_HEADERS if given.get(name)), None)
+    for name in TENANT_HEADERS:
+        if value := given.get(name):
+            return utf8_or_latin1(value)
+    return None
 
 
 def _true(value: Any) -> bool:
@@ -216,7 +222,7 @@ MOST_SEQUENCES = 10_000
 def _sequences(parsed: _Body) -> int:
     n = parsed.n if isinstance(parsed.n, int) and 1 <= parsed.n <= MOST_SEQUENCES else 1
     prompts = 1
-    if bytes(memoryview(parsed.prompt)[:1]) == b"[":
+    if parsed.prompt and bytes(memoryview(parsed.prompt)[:1]) == b"[":
         prompt = msgspec.json.decode(parsed.prompt)
         if prompt and not isinstance(prompt[0], int):  # a list of numbers is one prompt of token ids
             prompts = len(prompt)
@@ -225,7 +231,8 @@ def _sequences(parsed: _Body) -> int:
 
 def _most_tokens(parsed: _Body) -> int | None:
     given = (parsed.max_tokens, parsed.max_completion_tokens, parsed.max_output_tokens)
-    return max((n for n in given if type(n) is int and n >= 0), default=None)
+    found = [n for n in given if type(n) is int and n >= 0]
+    return max(found) if found else None
 
 
 def _look_at_usage(ask: Ask, parsed: _Body) -> None:

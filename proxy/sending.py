@@ -5,13 +5,15 @@ from __future__ import annotations
 from proxy.ask import Ask
 from proxy.telemetry import Span
 from proxy.wire.client import Bytes
-from proxy.wire.head import Header, Headers, dropped, value_of, write_request
+from proxy.wire.head import HOP_BY_HOP, Header, Headers, dropped, value_of, write_request
 from proxy.wire.turn import Request
 
 HELD_BYTES = 65_536
 """A body that is not read here is held up to this size: it can then be sent again. Larger ones go on. Up to
 this size copying also costs less than a second system call."""
 
+
+_AND_ENCODING = HOP_BY_HOP | {b"accept-encoding"}
 
 CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
 """What tells who the client is. It is joulegate's, where joulegate asks for keys."""
@@ -25,13 +27,13 @@ def engine_headers(
     `own`: the Authorization that the engine wants of joulegate. It, and `keyed`, keep the client's own here.
     """
     drop = dropped(ask.headers)
+    if ask.accounted:
+        drop = _AND_ENCODING if drop is HOP_BY_HOP else {*drop, b"accept-encoding"}
     headers = [header for header in ask.headers if header[0] not in drop]
     if keyed or own is not None:
         headers = [header for header in headers if header[0] not in CREDENTIALS]
         if own is not None:
             headers.append((b"authorization", own))
-    if ask.accounted:
-        headers = [header for header in headers if header[0] != b"accept-encoding"]
     if value_of(headers, b"host") is None:
         headers.insert(0, (b"host", authority))
     if ask.send_request_id:

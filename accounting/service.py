@@ -50,6 +50,9 @@ log = logging.getLogger(__name__)
 TICK_S = 0.05
 """How often token counts and counter reads are handed on."""
 
+SOON_S = 0.01
+"""The same while requests wait for their records: many small ticks hold nobody up."""
+
 RECENT = 2_000
 """Settled records kept in memory, for whoever asks before the store has them."""
 
@@ -93,7 +96,7 @@ class Asker(Protocol):
 
 
 class Accountant:
-    """Use: `recover`, `declare` each backend, then `tick` every TICK_S; requests come in between.
+    """Use: `recover`, `declare` each backend, then `tick` as it says; requests come in between.
 
     With `later`, which has something called once the present callbacks of the event loop are done, all
     requests that end in one turn of the loop are written down with one write: see `answers_later`.
@@ -323,8 +326,11 @@ class Accountant:
         """Whether no request is waiting for its final figure, save those that go on without us."""
         return self.ledger.open_requests <= self.ledger.lasting_jobs
 
-    def tick(self) -> None:
-        """Hand on what came since the last tick, settle what can be settled, keep the journal in size."""
+    def tick(self) -> float:
+        """Hand on what came since the last tick, settle what can be settled, keep the journal in size.
+
+        The next one should come in so many seconds.
+        """
         for event in self._meter.drain():
             self._say(event)
         self._say_tick(self.clock.now_us())
@@ -333,6 +339,7 @@ class Accountant:
             self._meter.set_busy(False)
         if self.journal.wants_new_segment:
             self._begin_segment()
+        return SOON_S if self.ledger.more_to_conclude else TICK_S
 
     def _begin_segment(self) -> None:
         try:

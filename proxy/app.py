@@ -19,7 +19,7 @@ from accounting.figures import Figures
 from accounting.journal import Journal
 from accounting.otlp.directory import Directory
 from accounting.otlp.receiver import Receiver
-from accounting.service import TICK_S, Accountant
+from accounting.service import Accountant
 from accounting.store.engine import connect
 from accounting.store.glance import GlanceReader
 from accounting.store.opening import open_writer
@@ -260,13 +260,13 @@ async def _hear_engines(
 
 async def _tick(accountant: Accountant) -> None:
     while True:
-        accountant.tick()
-        await asyncio.sleep(TICK_S)
+        wait_s = accountant.tick()
+        await asyncio.sleep(wait_s)
 
 
 async def _settle(accountant: Accountant) -> None:
     """Wait, within reason, for the final figures of what has ended."""
     deadline = asyncio.get_running_loop().time() + SETTLE_S
     while not accountant.settled and asyncio.get_running_loop().time() < deadline:
-        accountant.tick()
-        await asyncio.sleep(TICK_S)
+        wait_s = accountant.tick()
+        await asyncio.sleep(wait_s)

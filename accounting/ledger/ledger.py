@@ -85,6 +85,11 @@ class Ledger:
         return len(self._flights) - self._conclusions.held
 
     @property
+    def more_to_conclude(self) -> bool:
+        """Whether the next tick should come soon: it has the rest of what this one began."""
+        return self._conclusions.look
+
+    @property
     def lasting_jobs(self) -> int:
         """Of them, images and videos that go on without a client."""
         return self._jobs.lasting

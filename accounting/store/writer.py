@@ -12,8 +12,6 @@ copy was brought back. Each transaction tells how much it has, and it gets the r
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -42,9 +40,6 @@ LINGER_S = 0.2
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 10.0
 """The wait after a failure doubles from the first to the most."""
-
-NICE = 10
-"""Of the writer's thread. Beside it, on one core, every hundredth request waited twice as long."""
 
 Again = Callable[[int | None], Iterable[tuple[int, Sequence[Output]]]]
 """Makes all outputs from a segment on once more (None: from the oldest), each with its segment."""
@@ -179,7 +174,6 @@ class StoreWriter:
     # The thread.
 
     def _run(self) -> None:
-        _stand_back()
         try:
             while (batch := self._next_batch()) is not None:
                 outputs, segment, puts = batch
@@ -331,12 +325,6 @@ class StoreWriter:
         self._progress = found
         newest_us = max(map(happened_us, outputs), default=0)
         self._newest_us = max(newest_us, self._newest_us or 0) or None
-
-
-def _stand_back() -> None:
-    """On a full machine requests come first, and this thread when nothing else is to be done."""
-    if sys.platform == "linux":  # where each thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _report(refused: Iterable[tuple[Output, str]]) -> None:

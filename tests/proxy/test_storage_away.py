@@ -33,7 +33,7 @@ def no_more_bytes_on_disk(pid: int) -> Iterator[None]:
 def test_a_locked_database_delays_records_and_nothing_else(own: Stack) -> None:
     own.record(own.post(chat()).headers["x-request-id"])
     own.assert_balanced()
-    before = len(own.records())
+    before = len(own.stored(1))
     with closing(sqlite3.connect(own.proxy.data_dir / "joulegate.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         answers = [own.post(chat(stream=n % 2 == 0)) for n in range(6)]

@@ -101,7 +101,7 @@ class StreamPassing:
         """The same as `pieces`; where nothing is changed, the chunk goes on as it came."""
         events = self._events
         out = events.feed(data)
-        if out is data and self._line.framed is not None:
+        if out is data and self._line.framed is not None:  # the client still gets all at once
             self._send_framed(chunk)
         elif out:
             self._send(out)

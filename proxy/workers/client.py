@@ -155,12 +155,8 @@ class RemoteAccountant:
             self._going = True
             self._loop.call_soon(self.flush)
 
-    def find(self, request_id: str) -> RequestRecord | None:
-        """None always: nothing is known here."""
-        return None
-
     def so_far(self, handle: int, request_id: str) -> RequestRecord | None:
-        """The same."""
+        """None always: nothing is known here."""
         return None
 
     def answers_later(self, handle: int, account: Account) -> bool:

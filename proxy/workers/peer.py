@@ -112,14 +112,9 @@ class Peer:
         if ended:
             accountant.flush()
             for end, request_id in ended:
-                record = self._record(end.handle, request_id)
+                record = accountant.so_far(end.handle, request_id)
                 answers.append(Kept(end.handle, record, self._release(end.handle, record, end.usage)))
         return answers
-
-    def _record(self, handle: int, request_id: str) -> RequestRecord | None:
-        """So far. Where nothing is measured the record is settled at once."""
-        accountant = self._to.accountant
-        return accountant.so_far(handle, request_id)
 
     def _release(self, handle: int, record: RequestRecord | None, usage: Usage | None) -> list[Header]:
         """The request is over; what is left of its limits."""
@@ -196,7 +191,7 @@ class Peer:
             )
             accountant.hear(lost)
         for handle, request_id in self._open.items():
-            self._release(handle, self._record(handle, request_id), None)
+            self._release(handle, accountant.so_far(handle, request_id), None)
         self._open.clear()
         if self._admitting is not None:
             self._admitting.lost()

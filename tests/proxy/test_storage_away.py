@@ -31,9 +31,11 @@ def no_more_bytes_on_disk(pid: int) -> Iterator[None]:
 
 
 def test_a_locked_database_delays_records_and_nothing_else(own: Stack) -> None:
-    own.record(own.post(chat()).headers["x-request-id"])
+    first = own.post(chat()).headers["x-request-id"]
+    own.record(first)
     own.assert_balanced()
-    before = len(own.stored(1))
+    until(lambda: first in {record["request_id"] for record in own.records()}, "it is stored")
+    before = len(own.records())
     with closing(sqlite3.connect(own.proxy.data_dir / "joulegate.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         answers = [own.post(chat(stream=n % 2 == 0)) for n in range(6)]

@@ -1,7 +1,7 @@
 """Where keys are asked for, a worker asks the main process before a request goes to an engine.
 
 The client may leave meanwhile: what was reserved is given back once the answer comes. The main process may
-be gone: then there will be no answer, and the client is told so.
+be gone or hang: then there will be no answer, and the client is told so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from accounting.access.keys import Key, digest
 from proxy.access.holder import Holder, presented_key
 from proxy.ask import Ask
-from proxy.errors import ApiError
+from proxy.errors import ApiError, BackendTimeout
 from proxy.exchange import Exchange
 from proxy.media.ask import of_fields
 from proxy.relay import Relay
@@ -106,6 +106,15 @@ class AskingExchange(Exchange):
             self._over = True
         else:
             super().stop(why)
+
+    def look(self, now_s: float) -> None:
+        """Whoever waits to be let in waits as long as for an engine, and no longer."""
+        timeouts = self.relay.timeouts
+        most_s = min(timeouts.total_s or timeouts.first_byte_s, timeouts.first_byte_s)
+        if not self._waits or self._over:
+            super().look(now_s)
+        elif now_s - self._began_s > most_s:
+            self._turn_away(BackendTimeout(f"joulegate's main process did not answer within {most_s:g} s"))
 
     def fail(self, error: ApiError, fault: Fault | None = None) -> None:
         if self._waits and not self._over:

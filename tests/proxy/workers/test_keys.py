@@ -310,3 +310,24 @@ def test_a_client_that_waits_to_be_let_in_hears_that_the_main_process_is_gone(
             assert (told.status, told.code) == (503, "backend_unavailable")
             assert b"main process is gone" in told.body
             wire.close()
+
+
+def test_a_client_waits_no_longer_than_it_may_for_a_main_process_that_hangs(
+    simulated: SimulatedEngine, tmp_path: Path
+) -> None:
+    settings = guarded(simulated, server={"port": 0, "workers": 2}, timeouts={"total_s": 3.0})
+    with keyed(tmp_path, settings) as stack:
+        _, secret = new_key(stack, limits={"parallel_requests": 1})
+        small, large = wire_to(stack, 1), wire_to(stack, 1)
+        os.kill(stack.proxy.pid, signal.SIGSTOP)
+        try:
+            small.send(request(secret))
+            large.send(head(secret, 10**6))
+            for wire in (small, large):
+                told = Answered(*wire.answer())
+                assert (told.status, told.code) == (504, "backend_timeout")
+                assert b"main process did not answer within 3 s" in told.body
+                wire.close()
+        finally:
+            os.kill(stack.proxy.pid, signal.SIGCONT)
+        until(lambda: ask(stack, 1, secret).status == 200, "what the first one was let in with is free")

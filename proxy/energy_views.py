@@ -84,7 +84,8 @@ class RequestView(BaseModel):
     )
     uncertainty_uj: int | None = Field(description="one standard deviation of energy_uj, microjoules")
     unmeasured_seconds: float = Field(
-        description="time in flight that was not measured, seconds; above 0 makes the energy a lower bound"
+        description="time in flight that was not measured, seconds; above 0 makes the energy a lower bound,"
+        " and null where it is all of the time"
     )
     attribution_method: str = Field(description="how the energy was split over the requests of a batch")
     meter: MeterMethod = Field(description="how the GPUs' energy was read")
@@ -168,6 +169,8 @@ def record_view(record: RequestRecord, pue: float | None = None) -> dict[str, ob
     energy_j = _joules(record.energy_uj)
     known = record.dynamic_uj is not None and record.energy_uj is not None
     static_uj = (record.energy_uj or 0) - (record.dynamic_uj or 0) if known else None
+    whole_us = record.finished_us - record.started_us
+    unmeasured_us = whole_us if record.energy_uj is None else record.unmeasured_us
     return {
         "object": "energy.request",
         "id": record.uid,
@@ -204,7 +207,7 @@ def record_view(record: RequestRecord, pue: float | None = None) -> dict[str, ob
         "decode_uj": record.decode_uj,
         "dynamic_uj": record.dynamic_uj,
         "uncertainty_uj": record.uncertainty_uj,
-        "unmeasured_seconds": _seconds(record.unmeasured_us),
+        "unmeasured_seconds": _seconds(unmeasured_us),
         "attribution_method": record.method,
         "meter": record.meter,
         "simulated": record.simulated,

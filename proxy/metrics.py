@@ -184,7 +184,7 @@ class Metrics:
         for kind, count in counted:
             if count is not None:
                 self._tokens.values[(*payer, kind)] += count
-        if record.unmeasured_us:
+        if record.unmeasured_us or record.energy_uj is None:
             self._unmeasured.values[engine] += 1
         served = (operation_of(record.route), model, tenant)
         duration_us = record.finished_us - record.started_us

@@ -47,7 +47,8 @@ def book_query(connection: Connection, window: Window) -> Select[Any]:
     deleted_us = deleted_before_us(connection, "books")
     if needed and min(needed) < deleted_us:
         when = f"before {deleted_us // 1_000_000} (unix seconds)"
-        raise DetailDeleted(f"entries of the books {when} were deleted for their age: ask for whole hours")
+        why = f"entries of the books {when} were deleted for their age"
+        raise DetailDeleted(f"{why}: ask for whole hours, or from then on")
     return _summed(pieces, window)
 
 

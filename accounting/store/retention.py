@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 
-from sqlalchemy import Connection, Engine, delete, func, select
+from sqlalchemy import Connection, Engine, delete, exists, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -97,12 +97,13 @@ def deleted_before_us(connection: Connection, what: str) -> int:
 
 
 def _mark(connection: Connection, what: str, before_us: int) -> int | None:
-    """Write down, first of all, before which time rows go: whole hours that no journal can tell again."""
+    """Write down, first of all, before which time rows go: whole hours that no journal can tell again. None
+    where none are so old: of what was never there nobody shall read that it was deleted."""
     p = JournalProgress
     alive = func.coalesce(p.seen_us, 0) >= time.time_ns() // 1000 - SILENT_US
     needed = list(connection.scalars(select(func.coalesce(p.needed_us, 0)).where(alive)))
     before_us = min([before_us, *(needed_us - MARGIN_US for needed_us in needed)]) // HOUR_US * HOUR_US
-    if before_us <= 0:
+    if before_us <= 0 or not _has_older(connection, what, before_us):
         return None
     insert = postgresql.insert(Deleted) if connection.dialect.name == "postgresql" else sqlite.insert(Deleted)
     later = insert.on_conflict_do_update(
@@ -112,6 +113,12 @@ def _mark(connection: Connection, what: str, before_us: int) -> int | None:
     )
     connection.execute(later, {"what": what, "before_us": before_us})
     return deleted_before_us(connection, what)
+
+
+def _has_older(connection: Connection, what: str, before_us: int) -> bool:
+    times = {"requests": StoredRequest.finished_us, "books": StoredBook.t0_us, "facts": StoredFacts.t0_us}
+    found: bool = connection.execute(select(exists().where(times[what] < before_us))).scalar_one()
+    return found
 
 
 def _drop_days(engine: Engine, what: str, before_us: int) -> int:

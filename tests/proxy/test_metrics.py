@@ -89,6 +89,7 @@ def test_a_request_that_was_not_measured_adds_no_joules() -> None:
     found = told(request(energy_uj=None, prefill_uj=None, decode_uj=None))
     assert "joulegate_request_energy_joules_total" not in found
     assert "joulegate_request_energy_count" not in found
+    assert [value for _, value in found["joulegate_requests_unmeasured_total"]] == [1]
 
 
 def test_corrections_are_counted_apart_and_what_was_counted_stays() -> None:

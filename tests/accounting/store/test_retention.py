@@ -107,7 +107,17 @@ def test_old_rows_go_with_all_that_hangs_on_them_and_the_sums_stay(
     assert min(gone.values()) > 0
     assert UsageReader(database.engine).usage(*EVER, "day") == usage
     assert StoreReader(database.engine).books() == books
-    assert keep(database.engine, {"requests": 5, "books": 15}, NOW_US) == {"requests": 0, "books": 0}
+    assert keep(database.engine, {"requests": 5, "books": 15}, NOW_US) == {}
+
+
+def test_nobody_reads_that_something_was_deleted_that_was_never_there(database: Database) -> None:
+    store(database, days(18, 20))
+    told_until(database, NOW_US)
+    assert keep(database.engine, {"requests": 5, "books": 5, "facts": 5}, NOW_US) == {}
+    with database.engine.connect() as connection:
+        assert [deleted_before_us(connection, what) for what in ("requests", "books", "facts")] == [0, 0, 0]
+    books = StoreReader(database.engine).books(bucket_us=60_000_000)
+    assert books.total is not None and books.total.balanced
 
 
 def test_what_is_kept_for_ever_is_not_deleted(database: Database) -> None:

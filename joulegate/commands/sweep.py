@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from joulegate.commands.numbers import NOT_NEGATIVE, POSITIVE, Finite
 from joulegate.sweep import level as levels
 from joulegate.sweep.api import Api
 from joulegate.sweep.level import Level, Ran
@@ -37,39 +39,94 @@ from simulator.profiles import find
     help="closed, or the open loops constant, poisson, bursty, or a file with one time in seconds per line.",
 )
 @click.option(
-    "--seconds", default=60.0, show_default=True, help="A level ends after so long, warm-up included,"
+    "--seconds",
+    default=60.0,
+    show_default=True,
+    type=POSITIVE,
+    help="A level ends after so long, warm-up included,",
 )
-@click.option("--requests", default=0, help="... or when so many are sent,")
-@click.option("--precision", default=0.0, help="... or when J/token is known to so much, such as 0.01.")
+@click.option("--requests", default=0, type=click.IntRange(0), help="... or when so many are sent,")
 @click.option(
-    "--warm-up", "warm_up_s", type=float, default=None, help="Seconds to leave out. [default: detected]"
-)
-@click.option(
-    "--drain", "drain_s", default=60.0, show_default=True, help="Seconds for what is in flight to end."
-)
-@click.option(
-    "--stop-gain", default=None, type=float, help="Go no higher once tokens/s rise by less, such as 0.02."
-)
-@click.option("--stop-failures", default=None, type=float, help="... once so many fail, such as 0.05.")
-@click.option(
-    "--stop-ttft-ms", default=None, type=float, help="... once the 90th percentile of TTFT is above."
+    "--precision",
+    default=0.0,
+    type=Finite(min=0, max=1, max_open=True),
+    help="... or when J/token is known to so much, such as 0.01.",
 )
 @click.option(
-    "--slo-ttft-ms", default=1000.0, show_default=True, help="Goodput: time to first token at most."
+    "--warm-up",
+    "warm_up_s",
+    type=NOT_NEGATIVE,
+    default=None,
+    help="Seconds to leave out. [default: detected]",
 )
 @click.option(
-    "--slo-tpot-ms", default=100.0, show_default=True, help="Goodput: time per further token at most."
+    "--drain",
+    "drain_s",
+    default=60.0,
+    show_default=True,
+    type=NOT_NEGATIVE,
+    help="Seconds for what is in flight to end.",
 )
 @click.option(
-    "--workers", default=1, show_default=True, help="Locust processes, where one core is not enough."
+    "--stop-gain",
+    default=None,
+    type=Finite(min=-1),
+    help="Go no higher once tokens/s rise by less, such as 0.02.",
+)
+@click.option(
+    "--stop-failures",
+    default=None,
+    type=Finite(min=0, max=1),
+    help="... once so many fail, such as 0.05.",
+)
+@click.option(
+    "--stop-ttft-ms",
+    default=None,
+    type=POSITIVE,
+    help="... once the 90th percentile of TTFT is above.",
+)
+@click.option(
+    "--slo-ttft-ms",
+    default=1000.0,
+    show_default=True,
+    type=POSITIVE,
+    help="Goodput: time to first token at most.",
+)
+@click.option(
+    "--slo-tpot-ms",
+    default=100.0,
+    show_default=True,
+    type=POSITIVE,
+    help="Goodput: time per further token at most.",
+)
+@click.option(
+    "--workers",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Locust processes, where one core is not enough.",
 )
 @click.option(
     "--like", default="", help="Hugging Face name whose answer lengths and published points to take."
 )
 @click.option("--gpu", default="h100", show_default=True, help="Published points of which GPU: h100 or b200.")
-@click.option("--gpus", default=1, show_default=True, help="Published points on how many GPUs.")
-@click.option("--longest", default=32_768, show_default=True, help="Longest answer in tokens.")
-@click.option("--shorter", default=1.0, show_default=True, help="Prompts and answers so many times as long.")
+@click.option(
+    "--gpus",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Published points on how many GPUs.",
+)
+@click.option(
+    "--longest", default=32_768, show_default=True, type=click.IntRange(1), help="Longest answer in tokens."
+)
+@click.option(
+    "--shorter",
+    default=1.0,
+    show_default=True,
+    type=POSITIVE,
+    help="Prompts and answers so many times as long.",
+)
 @click.option("--seed", default=1, show_default=True, help="Of prompts and lengths.")
 @click.option(
     "--load", "load_options", multiple=True, help="Passed on to loadgen/taskfile.py, such as --data=DIR."
@@ -90,16 +147,23 @@ def command(
     """Send a task at one load after another, and write what it cost.
 
     OUT gets sweep.json, CSV tables, what Locust wrote and report.html. Called again with the same plan,
-    levels that OUT has already are not run again, so that a sweep that was broken off goes on. Where
-    joulegate wants a key it is taken from OPENAI_API_KEY. Exit status 1 where energies do not add up.
+    levels that OUT has already are not run again, so that a sweep that was broken off goes on. Exit status 1
+    where energies do not add up.
+
+    Where joulegate asks for keys the environment has two: OPENAI_API_KEY, a key that may send requests, and
+    JOULEGATE_ADMIN_KEY, the admin's, which alone may see books and meters.
     """
     plan = Plan(**asked)  # type: ignore[arg-type]
     numbers = _numbers(wanted, plan)
+    if plan.warm_up_s is not None and plan.warm_up_s >= plan.seconds:
+        raise click.UsageError("--warm-up must be shorter than --seconds")
     console = Console()
     try:
-        results = Results(out, plan)
         api = Api(plan.url)
         about = versions(api.version())
+        results = Results(out, plan)
+        if any(number not in results.ran for number in numbers):
+            api.check()
         profile = find(plan.like or plan.model, gpu, gpus, plan.task)
         before: Level | None = None
         for number in numbers:
@@ -125,6 +189,8 @@ def _numbers(wanted: str, plan: Plan) -> list[float]:
         found = [float(part) for part in wanted.split(",")]
     except ValueError as error:
         raise click.UsageError(f"--levels are numbers with commas, not {wanted!r}") from error
+    if not all(math.isfinite(number) for number in found):
+        raise click.UsageError("--levels must be finite")
     if plan.closed and any(number < 1 or number != int(number) for number in found):
         raise click.UsageError("--levels must be whole numbers of at least 1")
     if min(found) <= 0:

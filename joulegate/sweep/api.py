@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ import httpx
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
+from joulegate.sweep import keys
 from joulegate.sweep.plan import SweepError
 
 SETTLE_S = 60.0
 POLL_S = 0.25
-KEY_VARIABLE = "OPENAI_API_KEY"
 MOST_ROWS = 9_000
 """Below what one answer of the books may have."""
 
@@ -43,20 +42,36 @@ class Api:
     """A running joulegate. Raises SweepError where it cannot be asked."""
 
     def __init__(self, url: str) -> None:
-        key = os.environ.get(KEY_VARIABLE)
+        found = keys.to_see()
+        self._variable, key = found or (None, None)
         headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._url = url
         self._client = httpx.Client(base_url=url, timeout=60.0, headers=headers)
 
     def close(self) -> None:
         self._client.close()
 
-    def _get(self, path: str, **query: Any) -> Any:
+    def _ask(self, path: str, **query: Any) -> httpx.Response:
         try:
             answer = self._client.get(path, params=query)
-            answer.raise_for_status()
-        except httpx.HTTPError as error:
-            raise SweepError(f"joulegate at {self._client.base_url} cannot be asked: {error}") from error
-        return answer.json()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SweepError(f"joulegate at {self._url} cannot be asked: {error}") from error
+        if answer.status_code in (401, 403):
+            raise SweepError(keys.refused(answer.status_code, f"{self._url}{path}", self._variable))
+        if not answer.is_success:
+            raise SweepError(f"{self._url}{path} answers with status {answer.status_code}")
+        return answer
+
+    def _get(self, path: str, **query: Any) -> Any:
+        try:
+            return self._ask(path, **query).json()
+        except ValueError as error:
+            raise SweepError(f"{self._url}{path} answers with no JSON: is it a joulegate?") from error
+
+    def check(self) -> None:
+        """Raises SweepError where it does not show all that a sweep asks for."""
+        self._get("/v1/energy/books", start_time=time.time() - 1)
+        self.meter_joules()
 
     def version(self) -> str:
         """Of the joulegate that serves, as its OpenAPI document says."""
@@ -107,13 +122,9 @@ class Api:
 
     def meter_joules(self) -> dict[str, float]:
         """By GPU: joules that its meter has counted since joulegate started."""
-        try:
-            text = self._client.get("/metrics").raise_for_status().text
-        except httpx.HTTPError as error:
-            raise SweepError(f"/metrics cannot be read: {error}") from error
         return {
             sample.labels["gpu"]: sample.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(self._ask("/metrics").text)
             for sample in family.samples
             if sample.name == "hw_energy_joules_total" and sample.labels["hw_type"] == "gpu"
         }

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from joulegate.sweep import keys
 from joulegate.sweep.plan import TASKS, Plan, SweepError
 
 POLL_S = 0.25
@@ -73,8 +74,9 @@ def run(
     rows, health = read_rows(directory), read_health(directory)
     if not any(row["status"] == "ok" for row in rows):
         wrong = {row["error"] for row in rows if row["error"]} or {_last_line(directory / "locust-0.log")}
+        why = "; ".join(sorted(wrong))
         raise SweepError(
-            f"level {level:g}: no request was answered ({'; '.join(sorted(wrong))}); see {directory}"
+            f"level {level:g}: no request was answered ({why}){keys.hint(wrong)}; see {directory}"
         )
     return Load(began_s, rows, health, stopped_by)
 
@@ -82,7 +84,13 @@ def run(
 def _start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as file:
         # The pipe closes with this process, however it ends: no load goes on without it.
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=keys.environment_to_send(),
+        )
 
 
 def _options(plan: Plan, level: float, directory: Path) -> list[list[str]]:

@@ -49,16 +49,19 @@ def versions(served: str | None = None) -> dict[str, str]:
 
 
 class Results:
-    """What is in the directory. Raises SweepError for the results of another plan or format."""
+    """What is in the directory. Raises SweepError for the results of another plan or format.
+
+    A plan of which no level was ever done is no obstacle to another.
+    """
 
     def __init__(self, directory: Path, plan: Plan) -> None:
         self.directory, self.plan = directory, plan
         self.ran: dict[float, Ran] = {}
         directory.mkdir(parents=True, exist_ok=True)
-        if not (directory / "sweep.json").exists():
+        found, ran = load(directory) if (directory / "sweep.json").exists() else (None, [])
+        if not ran:
             self._write(directory / "sweep.json", {"format": FORMAT, "plan": asdict(plan), "levels": []})
             return
-        found, ran = load(directory)
         if found != plan:
             different = [f.name for f in fields(Plan) if getattr(found, f.name) != getattr(plan, f.name)]
             other = f"another plan ({', '.join(different)} differ)"

@@ -19,8 +19,9 @@ from click.testing import CliRunner
 from joulegate.cli import main
 from joulegate.commands.sweep import stop
 from joulegate.process import ProxyProcess
-from joulegate.sweep.level import Level
+from joulegate.sweep.level import Level, Ran
 from joulegate.sweep.plan import TASKS, Plan, SweepError
+from joulegate.sweep.proof import Proof
 from joulegate.sweep.results import Results, load
 from loadgen.asks import NAMES
 from simulator.process import SimulatedEngine
@@ -147,13 +148,59 @@ def test_an_unknown_model_ends_the_sweep_with_the_reason(proxy: ProxyProcess, tm
 
 def test_another_plan_needs_another_directory(tmp_path: Path) -> None:
     plan = Plan("http://x", "m", "chat")
-    Results(tmp_path, plan)
-    Results(tmp_path, plan)
+    proof = Proof(0, 0, 0, 0, True, None, None, None, None)
+    Results(tmp_path, plan).add(Ran(level(level=1.0, proof=proof), [], []))
+    assert list(Results(tmp_path, plan).ran) == [1.0]
     with pytest.raises(SweepError, match="another plan \\(seconds differ\\)"):
         Results(tmp_path, dataclasses.replace(plan, seconds=5.0))
 
 
-@pytest.mark.parametrize("levels", ["", "a", "0", "4,-1", "1.5"])
+def test_a_plan_without_any_level_is_no_obstacle(tmp_path: Path) -> None:
+    plan = Plan("http://x", "m", "chat")
+    Results(tmp_path, plan)
+    other = dataclasses.replace(plan, url="http://y", seconds=5.0)
+    Results(tmp_path, other)
+    assert load(tmp_path)[0] == other
+
+
+def test_where_nothing_answers_nothing_is_written(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    done = CliRunner().invoke(
+        main, ["sweep", "--url", "http://127.0.0.1:1", "--model", "m", "--out", str(out)]
+    )
+    assert done.exit_code == 1
+    assert "joulegate at http://127.0.0.1:1 cannot be asked" in done.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--slo-ttft-ms", "nan"),
+        ("--slo-tpot-ms", "0"),
+        ("--precision", "5"),
+        ("--precision", "nan"),
+        ("--seconds", "-5"),
+        ("--seconds", "inf"),
+        ("--warm-up", "60"),
+        ("--requests", "-1"),
+        ("--drain", "-1"),
+        ("--stop-gain", "nan"),
+        ("--stop-failures", "1.5"),
+        ("--stop-ttft-ms", "-inf"),
+        ("--workers", "0"),
+        ("--longest", "0"),
+        ("--shorter", "0"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(tmp_path: Path, option: str, value: str) -> None:
+    given = ["--model", "m", "--out", str(tmp_path), option, value]
+    done = CliRunner().invoke(main, ["sweep", *given])
+    assert done.exit_code == 2
+    assert option in done.output
+
+
+@pytest.mark.parametrize("levels", ["", "a", "0", "4,-1", "1.5", "nan", "1,inf"])
 def test_nonsense_levels_are_refused(levels: str) -> None:
     done = CliRunner().invoke(main, ["sweep", "--model", "m", "--levels", levels])
     assert done.exit_code == 2

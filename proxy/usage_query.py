@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from accounting.billing.usage import Group, Kind, Question
 from accounting.store.rollups import BUCKET_US, Bucket
 from proxy.errors import BadRequest
+from proxy.known_parameters import unknown
 
 LATEST_S = 253_402_300_800
 """Start of the year 10000 in unix seconds."""
@@ -99,7 +100,7 @@ def asked(request: Request, model: type[_Query]) -> _Query:
         name = written.removesuffix("[]")
         field = model.model_fields.get(name)
         if field is None:
-            continue
+            raise unknown(written, model.model_fields)
         if _is_list(field.annotation):
             given.setdefault(name, []).append(value)
         else:

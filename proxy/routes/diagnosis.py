@@ -11,18 +11,19 @@ from __future__ import annotations
 import time
 from typing import Annotated, cast
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from accounting.diagnosis.asking import Asking
 from accounting.diagnosis.capacity import Question
 from accounting.store.engine import CannotAnswer, StoreError
 from proxy.diagnosis_views import CapacityView, DiagnosisView, capacity_view, diagnosis_view
 from proxy.errors import BadRequest
+from proxy.known_parameters import only_known
 from proxy.routes.energy import StoreUnavailable, UnixTime, window
 
 DEFAULT_S = 3600.0
 
-router = APIRouter(prefix="/v1/energy", tags=["energy"])
+router = APIRouter(prefix="/v1/energy", tags=["energy"], dependencies=[Depends(only_known)])
 
 Limit = Annotated[float | None, Query(gt=0, le=1e9, allow_inf_nan=False)]
 Factor = Annotated[float, Query(gt=0, le=1000, allow_inf_nan=False)]

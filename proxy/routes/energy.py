@@ -14,7 +14,7 @@ import base64
 import binascii
 from typing import Annotated, Protocol, cast
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
 from accounting.events import Status
 from accounting.records import RequestRecord
@@ -23,6 +23,7 @@ from accounting.store.queries import Books, Cursor, Page, RequestFilter
 from proxy.access.surface import may_see
 from proxy.energy_views import BooksList, RequestList, RequestView, books_view, record_view
 from proxy.errors import ApiError, BadRequest, NotFound
+from proxy.known_parameters import only_known
 from proxy.openapi import errors_of
 
 LATEST_S = 253_402_300_800.0
@@ -70,7 +71,7 @@ def decode_cursor(text: str) -> Cursor:
 
 UnixTime = Annotated[float | None, Query(ge=0, le=LATEST_S, allow_inf_nan=False)]
 
-router = APIRouter(prefix="/v1/energy", tags=["energy"])
+router = APIRouter(prefix="/v1/energy", tags=["energy"], dependencies=[Depends(only_known)])
 
 
 def _energy(request: Request) -> EnergyData:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from accounting.events import MeterMethod
@@ -22,6 +22,7 @@ from accounting.store.engine import StoreError
 from accounting.store.glance import POINT_FIELDS, GlanceReader
 from proxy.access.surface import project_of
 from proxy.errors import NotFound
+from proxy.known_parameters import only_known
 from proxy.openapi import errors_of
 from proxy.routes.energy import StoreUnavailable, UnixTime, window
 from proxy.state import State
@@ -30,7 +31,7 @@ DEFAULT_WINDOW_S = 900.0
 MOST_POINTS = 100_000
 MOST_BESIDE = 1_000
 
-router = APIRouter(prefix="/v1/energy", tags=["energy"])
+router = APIRouter(prefix="/v1/energy", tags=["energy"], dependencies=[Depends(only_known)])
 
 
 class DeviceView(BaseModel):

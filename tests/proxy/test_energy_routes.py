@@ -386,3 +386,19 @@ def test_the_openapi_document_describes_every_field(client: TestClient) -> None:
         fields = schemas[name]["properties"]
         undescribed = [f for f, says in fields.items() if f != "object" and not says.get("description")]
         assert undescribed == []
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/v1/energy/requests?tenat=acme", "tenat"),
+        ("/v1/energy/requests/uid-000001?x=1", "x"),
+        ("/v1/energy/books?bucket_width=60", "bucket_width"),
+    ],
+)
+def test_a_filter_that_nobody_knows_does_not_answer_for_everybody(
+    path: str, name: str, client: TestClient
+) -> None:
+    answer = client.get(path)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "unknown_parameter", name)

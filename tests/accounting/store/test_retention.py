@@ -117,7 +117,8 @@ def test_nobody_reads_that_something_was_deleted_that_was_never_there(database: 
     with database.engine.connect() as connection:
         assert [deleted_before_us(connection, what) for what in ("requests", "books", "facts")] == [0, 0, 0]
     books = StoreReader(database.engine).books(bucket_us=60_000_000)
-    assert books.total is not None and books.total.balanced
+    assert books.total is not None
+    assert books.total.balanced
 
 
 def test_what_is_kept_for_ever_is_not_deleted(database: Database) -> None:

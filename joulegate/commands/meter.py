@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 from pathlib import Path
@@ -14,6 +13,7 @@ from accounting.clock import Clock
 from accounting.meters.meter import MeterError, NvmlMeter, list_gpus
 from accounting.meters.remote_http import RemoteError, Token
 from proxy.meter_server import create_meter_app
+from proxy.settings_access import is_loopback
 
 
 @click.command()
@@ -43,7 +43,7 @@ def command(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     token = _token(token_env, token_file)
-    if token is None and not _loopback(host):
+    if token is None and not is_loopback(host):
         raise click.UsageError(f"{host} can be reached from elsewhere: give --token-env or --token-file")
     try:
         found = list_gpus(library)
@@ -77,13 +77,6 @@ def _token(env: str | None, file: Path | None) -> str | None:
         return Token(env, file).read()
     except RemoteError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _shown(host: str) -> str:

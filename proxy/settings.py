@@ -6,7 +6,7 @@ as a whole: all faults are reported at once, each with its path. docs/settings.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,8 +31,9 @@ from pydantic_settings import (
 )
 
 from proxy.settings_access import Access, is_loopback, read_secret
-from proxy.settings_base import Group
+from proxy.settings_base import SHORT_NAME, Group
 from proxy.settings_billing import Billing, Carbon
+from proxy.settings_faults import ENVIRONMENT, OPTIONS, Fault, Sources, faults_of, not_json, told
 from proxy.settings_media import Media
 from proxy.settings_meters import Host, Meter, MeterSource
 from proxy.settings_observe import AccessLog, Metrics, Telemetry
@@ -86,9 +87,7 @@ class ModelCard(Group):
 
 
 class Backend(Group):
-    id: str = Field(
-        pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Name of the backend in records and metrics."
-    )
+    id: str = Field(pattern=SHORT_NAME, description="Name of the backend in records and metrics.")
     url: AnyHttpUrl = Field(description="Where the engine listens, without /v1.")
     gpus: list[str] | str = Field(
         "all",
@@ -309,13 +308,20 @@ class Settings(BaseSettings):
 
 
 def load(
-    path: Path | None = None, given: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+    path: Path | None = None,
+    given: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    *,
+    more: Callable[[Settings], Iterable[Fault]] = lambda settings: (),
 ) -> Settings:
     """Settings from a YAML file and `given` values, over them the environment, over all the `options`.
 
-    None among the options means "not given". Raises SettingsError.
+    None among the options means "not given". `more` finds what else is wrong with settings that are sound by
+    themselves. Raises SettingsError.
     """
-    base = {**(_read(path) if path is not None else {}), **(given or {})}
+    file = _read(path) if path is not None else {}
+    base, over = {**file, **(given or {})}, _given(options or {})
+    environment: Mapping[str, Any] = {}
 
     class Loaded(Settings):
         @classmethod
@@ -327,14 +333,22 @@ def load(
             dotenv_settings: PydanticBaseSettingsSource,
             file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
+            nonlocal environment
+            environment = env_settings()
             return init_settings, env_settings, InitSettingsSource(settings_cls, base)
 
     try:
-        return Loaded(**_given(options or {}))
-    except (ValidationError, EnvError) as error:
-        where = str(path) if path is not None else "the settings"
-        faults = _faults(error) if isinstance(error, ValidationError) else f"  {error}"
-        raise SettingsError(f"{where} cannot be used:\n{faults}") from error
+        settings = Loaded(**over)
+        faults = list(more(settings))
+    except EnvError as error:
+        raise SettingsError(not_json(error)) from error
+    except ValidationError as error:
+        faults = faults_of(error)
+    if faults:
+        rest = str(path) if path is not None else "the settings"
+        sources = ((OPTIONS, over), (ENVIRONMENT, environment), (OPTIONS, given or {}), (rest, file))
+        raise SettingsError(told(faults, Sources(sources, rest)))
+    return settings
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -357,14 +371,3 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
         if inner is not None and inner != {}:
             kept[name] = inner
     return kept
-
-
-def _faults(error: ValidationError) -> str:
-    lines = []
-    for fault in error.errors(include_url=False):
-        place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            message = "there is no such setting"
-        lines.append(f"  {place}: {message}" if place else f"  {message}")
-    return "\n".join(lines)

@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+SHORT_NAME = r"^[A-Za-z0-9._-]{1,64}$"
+CURRENCY = r"^[A-Z]{3}$"
+
+PATTERNS = {
+    SHORT_NAME: "give 1 to 64 letters of A to Z, digits, dots, underscores and hyphens",
+    CURRENCY: "give three capital letters, such as EUR",
+}
+"""What to do, where a text does not match one of these."""
+
 
 class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

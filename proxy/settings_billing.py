@@ -14,7 +14,7 @@ from accounting.billing import tariff as agreed
 from accounting.billing.carbon import CarbonError, Factors, Intensity, micrograms, read_series
 from accounting.billing.terms import FRACTION_DIGITS, ONE, Bearer, Terms
 from accounting.billing.units import FACTOR_DIGITS, PRICE_DIGITS, scaled
-from proxy.settings_base import Group
+from proxy.settings_base import CURRENCY, Group
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 DAYS: tuple[Day, ...] = get_args(Day)
@@ -69,7 +69,7 @@ class Billing(Group):
     """What energy costs and who bears it."""
 
     currency: str | None = Field(
-        None, pattern="^[A-Z]{3}$", description="ISO 4217 code, such as EUR; nothing is priced when left out."
+        None, pattern=CURRENCY, description="ISO 4217 code, such as EUR; nothing is priced when left out."
     )
     time_zone: str = Field("UTC", description="Where the windows of tariffs are local time.")
     tariffs: list[Tariff] = Field(

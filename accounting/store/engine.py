@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,10 @@ def store_errors(engine: Engine, doing: str) -> Iterator[None]:
         raise kind(f"{doing} ({where}): {reason(error)}") from error
 
 
-def connect(url: str, *, must_exist: bool = False) -> Engine:
-    """An engine for `sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`.
+def read_url(url: str) -> URL:
+    """`sqlite:///PATH` or `postgresql://USER:PASSWORD@HOST/NAME`, with the driver to use; opens nothing.
 
-    Nothing is opened yet, so a database that is away is no error here; the directory of an SQLite file is
-    made. Raises StoreError for a URL that cannot be used, and with `must_exist` for an SQLite file that is
-    not there: to open it would make it.
+    Raises StoreError for a URL that cannot be used.
     """
     try:
         parsed = make_url(url)
@@ -81,17 +80,41 @@ def connect(url: str, *, must_exist: bool = False) -> Engine:
             "the store's URL is not one: write sqlite:///PATH or postgresql://USER:PASSWORD@HOST/NAME"
         ) from None
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        if must_exist and parsed.database and not Path(parsed.database).is_file():
-            raise StoreError(f"there is no store at {parsed.database}")
-        return _sqlite(parsed)
+        place = parsed.database
+        if not place or place == ":memory:" or place.startswith("file:"):
+            raise StoreError(
+                "the store needs a file: write sqlite:///PATH (four slashes for an absolute path)"
+            )
+        return parsed
     if parsed.drivername in ("postgresql", "postgres", "postgresql+psycopg"):
-        return _postgres(parsed.set(drivername="postgresql+psycopg"))
+        if find_spec("psycopg") is None:
+            raise StoreError("PostgreSQL needs its driver: pip install 'joulegate[postgres]'")
+        return parsed.set(drivername="postgresql+psycopg")
     raise StoreError(f"the store cannot be {parsed.drivername!r}: use sqlite or postgresql")
 
 
+def absent(url: str) -> str | None:
+    """The SQLite file that is not there, of the store at `url`. Raises StoreError as `read_url`."""
+    parsed = read_url(url)
+    sqlite = parsed.get_backend_name() == "sqlite"
+    return parsed.database if sqlite and not Path(parsed.database or "").is_file() else None
+
+
+def connect(url: str, *, must_exist: bool = False) -> Engine:
+    """An engine for a URL that `read_url` knows.
+
+    Nothing is opened yet, so a database that is away is no error here; the directory of an SQLite file is
+    made. Raises StoreError for a URL that cannot be used, and with `must_exist` for an SQLite file that is
+    not there: to open it would make it.
+    """
+    parsed = read_url(url)
+    if must_exist and (path := absent(url)) is not None:
+        raise StoreError(f"there is no store at {path}")
+    return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgres(parsed)
+
+
 def _sqlite(url: URL) -> Engine:
-    if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
-        raise StoreError("the store needs a file: write sqlite:///PATH (four slashes for an absolute path)")
+    assert url.database is not None
     directory = Path(url.database).parent
     try:
         directory.mkdir(parents=True, exist_ok=True)

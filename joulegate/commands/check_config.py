@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from joulegate.unusable import usable_settings
 from proxy.reload import LIVE
-from proxy.settings import SettingsError, load
+from proxy.settings import load
+from proxy.startable import missing
 
 
 @click.command()
@@ -15,12 +17,11 @@ from proxy.settings import SettingsError, load
 def command(file: Path) -> None:
     """Check the settings in FILE, with the JOULEGATE_ environment over them, and start nothing.
 
-    Ends with status 1 and a line per fault if they cannot be used.
+    Ends with status 2 and a line per fault if they cannot be used. Tokens that meters take from the
+    environment have to be there.
     """
-    try:
-        settings = load(file)
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
+    with usable_settings():
+        settings = load(file, more=missing)
     count = len(settings.backends)
     click.echo(f"{file} can be used: {count} backend{'s' if count > 1 else ''}")
     for backend in settings.backends:

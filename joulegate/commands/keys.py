@@ -18,7 +18,8 @@ from rich.table import Table
 from accounting.access.keys import DEFAULT_PROJECT, NO_LIMITS, Key, Limits, scope_name
 from accounting.access.store import AccessStore, NoSuchKey
 from accounting.store.engine import StoreError, connect, migrate
-from proxy.settings import SettingsError, load
+from joulegate.unusable import usable_settings
+from proxy.settings import load
 
 DEFAULT_FILE, DEFAULT_DIRECTORY = Path("joulegate.yaml"), Path("joulegate-data")
 Place = tuple[Path | None, Path | None, str | None]
@@ -196,7 +197,7 @@ def _store(place: Place) -> Iterator[AccessStore]:
             engine.dispose()
     except NoSuchKey as error:
         raise click.ClickException(f"there is no key {error}, or it is revoked") from error
-    except (StoreError, SettingsError) as error:
+    except StoreError as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -208,7 +209,8 @@ def _url(config: Path | None, data_dir: Path | None, database: str | None) -> st
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     if config is not None:
-        return load(config).store_url
+        with usable_settings():
+            return load(config).store_url
     return f"sqlite:///{DEFAULT_DIRECTORY.absolute()}/joulegate.db"
 
 

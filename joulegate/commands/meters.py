@@ -14,7 +14,8 @@ from rich.table import Table
 from accounting.events import CrossCheck, MeterMethod
 from accounting.meters.contract import MeterError
 from joulegate.survey import Device, Survey, survey
-from proxy.settings import Settings, SettingsError, load
+from joulegate.unusable import usable_settings
+from proxy.settings import Settings, load
 
 DEFAULT_FILE = Path("joulegate.yaml")
 WIDTH = 120
@@ -52,11 +53,8 @@ def command(config: Path | None, library: Path | None, as_json: bool) -> None:
     logging.disable(logging.WARNING)  # what meters log is in the answer
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
-    try:
+    with usable_settings():
         settings = load(config, None if config is not None else NO_BACKENDS, {"meter": {"library": library}})
-    except SettingsError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(2)
     found = _survey(settings)
     if as_json:
         click.echo(msgspec.json.encode(found))

@@ -26,11 +26,13 @@ from accounting.meters.contract import MeterError
 from accounting.otlp import OtlpError
 from accounting.store.engine import StoreError
 from joulegate import __version__
+from joulegate.unusable import usable_settings
 from proxy.app import create_app
 from proxy.listening import listen, listen_first
 from proxy.meters import Found, FoundGpu, look, named
-from proxy.settings import Settings, SettingsError, load
+from proxy.settings import Settings, load
 from proxy.settings_access import is_loopback
+from proxy.startable import missing
 from proxy.workers.crew import Crew
 
 DEFAULT_FILE = Path("joulegate.yaml")
@@ -51,8 +53,7 @@ joulegate needs to know the engine it stands in front of. Any one of these will 
   joulegate demo                                      no engine at hand: a simulated one, to see it work
 """
 
-NO_GPU = """\
-{error}
+NO_GPU = """
 
 Without an NVIDIA GPU there are no joules to measure. You can
   - run joulegate on the machine with the GPUs, next to the engine;
@@ -60,6 +61,13 @@ Without an NVIDIA GPU there are no joules to measure. You can
   - measure on the machine that has them: `joulegate meter` there, and `meters` in the settings here;
   - name GPUs that come later in the backend's `gpus`;
   - see it work on a simulated GPU: joulegate demo
+  - serve all the same, with every energy null: --no-meter (or meter.source: none).
+"""
+
+NO_ANSWER = """
+
+A backend wants GPUs that only this meter can tell. See to it, or
+  - name the GPUs in the backend's `gpus`: requests are then served until it answers;
   - serve all the same, with every energy null: --no-meter (or meter.source: none).
 """
 
@@ -87,7 +95,7 @@ def command(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    try:
+    with usable_settings():
         load_written = _loader(config, urls, host, port, data_dir, no_meter)
         found = _look(load_written())
 
@@ -95,8 +103,6 @@ def command(
             return named(load_written(), found)
 
         settings = load_settings()
-    except SettingsError as error:
-        raise click.ClickException(str(error)) from error
     _open_files()
     listener = _listen(settings)
     gpus = list({gpu.gpu: gpu for one in reversed(found) for gpu in one.gpus}.values())
@@ -230,7 +236,7 @@ def _loader(
         "data_dir": data_dir,
         "meter": {"source": "none" if no_meter else None},
     }
-    return partial(load, config, values, options)
+    return partial(load, config, values, options, more=missing)
 
 
 def _look(settings: Settings) -> list[Found]:
@@ -238,7 +244,8 @@ def _look(settings: Settings) -> list[Found]:
     found = look(settings)
     problems = [one.problem for one in found if one.problem is not None]
     if problems and any(isinstance(backend.gpus, str) for backend in settings.backends):
-        click.echo(NO_GPU.format(error="\n".join(problems)), err=True)
+        here = any(one.meter == "nvml" and one.problem is not None for one in found)
+        click.echo("\n".join(problems) + (NO_GPU if here else NO_ANSWER), err=True)
         sys.exit(2)
     for problem in problems:
         # GPUs are named: they may come back, and requests are served meanwhile.

@@ -20,8 +20,9 @@ from accounting.billing.focus import FocusError
 from accounting.billing.source import day_us, month_us
 from accounting.billing.tariff import DAY_US, TariffError
 from accounting.store.engine import StoreError, connect
+from joulegate.unusable import usable_settings
 from proxy.billing import Billing, billing_of
-from proxy.settings import Settings, SettingsError, load
+from proxy.settings import Settings, load
 
 DEFAULT_FILE = Path("joulegate.yaml")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -92,13 +93,14 @@ def span(month: str | None, start: str | None, end: str | None) -> Span:
 def opened(config: Path | None, data_dir: Path | None, database: str | None) -> Iterator[Opened]:
     """Settings and store. All errors of reading become ones that a person can read."""
     try:
-        settings = _settings(config, data_dir, database)
+        with usable_settings():
+            settings = _settings(config, data_dir, database)
         engine = connect(settings.store_url, must_exist=True)
         try:
             yield Opened(settings, engine, billing_of(settings, engine))
         finally:
             engine.dispose()
-    except (SettingsError, StoreError, CarbonError, TariffError, BillingError, FocusError) as error:
+    except (StoreError, CarbonError, TariffError, BillingError, FocusError) as error:
         raise click.ClickException(str(error)) from error
     except BrokenPipeError:
         # Whoever read the output has enough of it. What is left must not be flushed into the closed pipe.

@@ -95,14 +95,45 @@ def test_the_example_in_that_text_is_a_configuration_that_works(here: Path) -> N
 def test_a_wrong_configuration_is_told_whole(here: Path) -> None:
     wrong = {"backends": [{"id": "a b", "url": "here"}], "server": {"prot": 1}, "colour": "red"}
     (here / "joulegate.yaml").write_text(yaml.safe_dump(wrong))
-    said = refused(told("serve"), 1)
+    said = refused(told("serve"), 2)
     assert "joulegate.yaml cannot be used:" in said
     for place in ("backends.0.id", "backends.0.url", "server.prot: there is no such setting", "colour"):
         assert place in said
 
 
 def test_a_configuration_that_is_not_there_is_told(here: Path) -> None:
-    assert "none.yaml: No such file" in refused(told("serve", "--config", "none.yaml"), 1)
+    for command in (["serve", "--config"], ["check-config"], ["meters", "--config"], ["keys", "--config"]):
+        done = told(*command, "none.yaml", *(["list"] if command[0] == "keys" else []))
+        assert "none.yaml: No such file" in refused(done, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"database_url": "nonsense"}, "database_url: the store's URL is not one: write sqlite:///PATH or "),
+        ({"database_url": "mysql://me:secret@db/x"}, "database_url: the store cannot be 'mysql': use sqlite"),
+        ({"database_url": "sqlite://"}, "database_url: the store needs a file"),
+        (
+            {"meters": [{"source": "zeusd", "url": "http://127.0.0.1:1", "token_env": "NO_SUCH_TOKEN"}]},
+            "meters.0.token_env: the environment variable NO_SUCH_TOKEN holds no token",
+        ),
+    ],
+)
+def test_what_a_start_refuses_is_found_before_it_in_the_same_words(
+    settings: dict[str, object], fault: str, here: Path
+) -> None:
+    engine = {"id": "e", "url": ENGINE, "gpus": ["GPU-1"]}
+    (here / "joulegate.yaml").write_text(yaml.safe_dump({"backends": [engine], **settings}))
+    checked = refused(told("check-config", "joulegate.yaml"), 2)
+    assert f"Error: joulegate.yaml cannot be used:\n  {fault}" in checked
+    assert refused(told("serve"), 2) == checked
+    assert "secret" not in checked
+
+
+def test_what_a_start_refuses_of_the_environment_is_told_of_it(here: Path) -> None:
+    (here / "joulegate.yaml").write_text(yaml.safe_dump({"backends": [{"id": "e", "url": ENGINE}]}))
+    done = told("check-config", "joulegate.yaml", JOULEGATE_DATABASE_URL="nonsense")
+    assert "the environment cannot be used:\n  JOULEGATE_DATABASE_URL: the store's URL" in refused(done, 2)
 
 
 def test_without_a_gpu_to_measure_it_says_what_can_be_done(here: Path) -> None:
@@ -111,6 +142,17 @@ def test_without_a_gpu_to_measure_it_says_what_can_be_done(here: Path) -> None:
     said = refused(done, 2)
     for way in (str(library), "--no-meter", "joulegate demo", "meter.library"):
         assert way in said
+
+
+def test_a_meter_elsewhere_that_does_not_answer_is_no_matter_of_this_machines_gpus(here: Path) -> None:
+    meters = [{"source": "zeusd", "url": ENGINE}]
+    settings = {"backends": [{"id": "e", "url": ENGINE}], "meters": meters}
+    (here / "joulegate.yaml").write_text(yaml.safe_dump(settings))
+    said = refused(told("serve"), 2)
+    assert f"zeusd at {ENGINE} cannot be reached" in said
+    assert "--no-meter" in said
+    for of_this_machine in ("NVIDIA", "meter.library", "joulegate demo"):
+        assert of_this_machine not in said
 
 
 def test_a_port_in_use_is_told(here: Path) -> None:

@@ -90,7 +90,10 @@ def test_an_unknown_setting_is_called_one() -> None:
 
 def test_an_unknown_setting_in_the_environment_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOULEGATE_SERVER__PROT", "1")
-    assert faults(backends=[ENGINE])[1:] == ["  server.prot: there is no such setting"]
+    assert faults(backends=[ENGINE]) == [
+        "the environment cannot be used:",
+        "  JOULEGATE_SERVER__PROT: there is no such setting",
+    ]
 
 
 def test_variables_of_others_with_the_same_prefix_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +104,68 @@ def test_variables_of_others_with_the_same_prefix_are_passed_over(monkeypatch: p
 
 def test_a_list_in_the_environment_that_is_no_json_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOULEGATE_BACKENDS", "http://127.0.0.1:8000")
-    assert "backends" in "\n".join(faults())
+    says = "is not valid JSON: Expecting value, at character 1"
+    assert faults() == ["the environment cannot be used:", f"  JOULEGATE_BACKENDS: {says}"]
+    monkeypatch.setenv("JOULEGATE_BACKENDS", '[{"id": "e", "url": "http://127.0.0.1:9"}]')
+    monkeypatch.setenv("JOULEGATE_BILLING__TARIFFS", "[{")
+    assert "  JOULEGATE_BILLING__TARIFFS: is not valid JSON: " in "\n".join(faults())
+
+
+def test_each_fault_stands_under_the_source_that_it_comes_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, {"backends": [ENGINE], "timeouts": {"idle_s": -1}, "server": {"port": 99999}})
+    monkeypatch.setenv("JOULEGATE_SERVER__PORT", "100000")
+    monkeypatch.setenv("JOULEGATE_BACKENDS", '[{"id": "e", "url": "127.0.0.1:9"}]')
+    with pytest.raises(SettingsError) as caught:
+        load(path, options={"pue": 0, "meter": {"source": None}})
+    most, least = "Input should be less than or equal to", "Input should be greater than"
+    assert str(caught.value).splitlines() == [
+        f"{path} cannot be used:",
+        f"  timeouts.idle_s: {least} 0",
+        "the environment cannot be used:",
+        f"  JOULEGATE_SERVER__PORT: {most} 65535",
+        "  JOULEGATE_BACKENDS (backends.0.url): must begin with http:// or https://",
+        "the options cannot be used:",
+        f"  pue: {least} or equal to 1",
+    ]
+
+
+def test_a_fault_of_a_group_or_of_all_names_the_variables_that_have_a_part_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = written(tmp_path, {"backends": [ENGINE]})
+    monkeypatch.setenv("JOULEGATE_ACCESS__ADMIN_KEY", "short")
+    weak = "the admin key has to have at least 16 characters"
+    assert faults(alone) == [
+        "the environment cannot be used:",
+        f"  JOULEGATE_ACCESS__ADMIN_KEY (access): {weak}",
+    ]
+    both = written(tmp_path, {"backends": [ENGINE], "access": {"enabled": True}})
+    assert faults(both) == [
+        f"{both} cannot be used:",
+        f"  access: {weak} (with JOULEGATE_ACCESS__ADMIN_KEY from the environment)",
+    ]
+    monkeypatch.delenv("JOULEGATE_ACCESS__ADMIN_KEY")
+    monkeypatch.setenv("JOULEGATE_SERVER__HOST", "0.0.0.0")
+    assert faults(backends=[ENGINE])[1].startswith(
+        "  JOULEGATE_SERVER__HOST: 0.0.0.0 can be reached from outside"
+    )
+
+
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        ({"url": "127.0.0.1:8000"}, "url: must begin with http:// or https://"),
+        ({"url": "localhost:8000"}, "url: must begin with http:// or https://"),
+        ({"url": "http://a:b"}, "url: is no URL: invalid port number"),
+        ({"id": "a b"}, "id: give 1 to 64 letters of A to Z, digits, dots, underscores and hyphens"),
+        ({"model_card": {}}, "model_card.name: is missing"),
+    ],
+)
+def test_faults_are_told_in_plain_words(engine: dict[str, Any], says: str) -> None:
+    assert faults(backends=[{**ENGINE, **engine}]) == ["the options cannot be used:", f"  backends.0.{says}"]
+    assert faults() == ["the settings cannot be used:", "  backends: is missing"]
 
 
 @pytest.mark.parametrize("end", ["/v1", "/v1/", "/llama/v1"])

@@ -67,7 +67,7 @@ def test_without_any_of_it_nothing_is_priced_and_no_carbon_known(tmp_path: Path)
 @pytest.mark.parametrize(
     ("was", "becomes", "fault"),
     [
-        ("currency: EUR", "currency: Euro", "billing.currency: String should match"),
+        ("currency: EUR", "currency: Euro", "billing.currency: give three capital letters, such as EUR"),
         ("  currency: EUR\n", "", "billing: give the currency of the tariffs"),
         ("Europe/Berlin", "Europe/Bärlin", "time_zone: this machine knows no"),
         ("name: lab", "name: standard", "the name 'standard' is used twice"),

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from joulegate.demo import load, report
 from joulegate.process import ProxyNotReady, ProxyProcess
+from joulegate.reporting.looking import console as as_wide_as_there_is_room
 from simulator.gpu.library import LibraryError
 from simulator.process import EngineNotReady, SimulatedEngine
 
@@ -26,14 +27,18 @@ IN_FLIGHT = 16
     "--keep", type=click.Path(path_type=Path), help="Keep journal, store and logs in this directory."
 )
 @click.option(
-    "--requests", default=40, show_default=True, type=click.IntRange(6, 1000), help="How many to send."
+    "--requests",
+    default=load.USUAL,
+    show_default=True,
+    type=click.IntRange(6, 1000),
+    help="How many to send.",
 )
 @click.option("--stay", is_flag=True, help="Leave engine and proxy running until Enter is pressed.")
 def command(keep: Path | None, requests: int, stay: bool) -> None:
     """Send a mixed load through the proxy to a simulated vLLM on a simulated H100, and show what each request
     cost in joules, and that the books balance.
     """
-    console = Console()
+    console = as_wide_as_there_is_room()
     where: AbstractContextManager[str] = (
         tempfile.TemporaryDirectory(prefix="joulegate-demo-") if keep is None else nullcontext(str(keep))
     )

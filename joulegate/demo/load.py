@@ -17,6 +17,9 @@ except ImportError as error:  # the client is an extra
 Kind = Literal["chat, streamed", "chat", "completion", "long prompt", "gone client", "unknown model"]
 
 WORDS = ("joules", "are", "shared", "among", "all", "requests", "that", "the", "engine", "batched")
+USUAL = 40
+"""So many requests, if nothing is said: with fewer the work model has seen too little to split well."""
+
 GONE_AFTER = 10
 """The client that goes away does so after this many chunks."""
 

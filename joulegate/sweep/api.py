@@ -43,9 +43,8 @@ class Api:
 
     def __init__(self, url: str) -> None:
         found = keys.to_see()
-        self._variable, key = found or (None, None)
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._url = url
+        headers = {"authorization": f"Bearer {found[1]}"} if found else {}
+        self._url, self._variable = url, found[0] if found else None
         self._client = httpx.Client(base_url=url, timeout=60.0, headers=headers)
 
     def close(self) -> None:

@@ -34,6 +34,7 @@ from proxy.backends import Backend, Backends
 from proxy.background import background
 from proxy.billing import billing_of
 from proxy.engine_metrics import EngineMetrics, Pace
+from proxy.heads import Heads
 from proxy.media.running import jobs_running
 from proxy.media.xdit import adapters
 from proxy.meters import build
@@ -81,6 +82,7 @@ def create_app(
     errors.install(app)
     app.add_middleware(Surface, settings=settings.access, gate=lambda: app.state.access.gate)
     app.add_middleware(RequestIds)
+    app.add_middleware(Heads)
     of_the_store = openapi.errors_of(energy.StoreUnavailable)
     app.include_router(ops.router)
     app.include_router(models.router)

@@ -61,12 +61,16 @@ def install(app: FastAPI, *, keys: bool, is_open: Callable[[str], bool]) -> None
 
 
 def methods(app: FastAPI) -> Callable[[str], Sequence[str]]:
-    """What a path may be asked with, by the document; nothing where it is none of its paths."""
+    """What a path may be asked with, by the document; nothing where it is none of its paths. Where there is
+    GET there is HEAD (heads.py).
+    """
 
     @cache
     def known() -> list[tuple[re.Pattern[str], list[str]]]:
-        paths = app.openapi()["paths"]
-        return [(compile_path(path)[0], sorted(way.upper() for way in ways)) for path, ways in paths.items()]
+        return [
+            (compile_path(path)[0], sorted({*map(str.upper, ways), *(("HEAD",) if "get" in ways else ())}))
+            for path, ways in app.openapi()["paths"].items()
+        ]
 
     return lambda path: next((ways for pattern, ways in known() if pattern.match(path)), ())
 

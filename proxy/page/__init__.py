@@ -50,6 +50,7 @@ class Page:
 
 
 def install(app: FastAPI) -> None:
-    """Serve the page, and lead there from /."""
+    """Serve the page, and lead there from / and from its address without the slash."""
     app.router.routes.append(Mount("/page", Page(), name="page"))
-    app.router.routes.append(Route("/", lambda _: RedirectResponse("/page/"), name="home"))
+    for path in ("/", "/page"):
+        app.router.routes.append(Route(path, lambda _: RedirectResponse("/page/"), name="home"))

@@ -103,8 +103,8 @@ def test_a_mistake_of_ours_is_a_500_in_the_same_shape_that_tells_nothing_of_it()
 def test_another_method_is_a_405_that_says_which_there_are(stack: Stack) -> None:
     answer = stack.client.put("/v1/energy/requests")
     assert (answer.status_code, error_of(answer)["code"]) == (405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
-    assert stack.client.put("/v1/keys/x").headers["allow"] == "DELETE, GET, POST"
+    assert answer.headers["allow"] == "GET, HEAD"
+    assert stack.client.put("/v1/keys/x").headers["allow"] == "DELETE, GET, HEAD, POST"
 
 
 @pytest.mark.parametrize("limits", [{"joules_per_day": False}, {"requests_per_minute": "10"}])

@@ -71,6 +71,11 @@ def test_every_process_answers_alike(stack: Stack, clients: list[httpx.Client]) 
         assert error_of(client.get("/nothing/here"))["message"] == "there is no /nothing/here here"
         nothing = client.head("/nothing/here")
         assert (nothing.status_code, nothing.content) == (404, b"")
+        alive = client.head("/health")
+        assert (alive.status_code, alive.content) == (200, b"")
+        mistyped = client.post("/v1/energy/TYPO", json=chat(), headers={"x-request-id": f"mistyped {number}"})
+        assert (mistyped.status_code, error_of(mistyped)["type"]) == (404, "not_found_error")
+        assert client.get(f"/v1/energy/requests/mistyped {number}").status_code == 404
     assert set(sources(stack.proxy.data_dir)) == {0, 1}
 
 

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -179,6 +179,20 @@ class BackendTimeout(ApiError):
     default_code = "backend_timeout"
 
 
+def _fault(error: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Where it is, if it is not the body as a whole, and what."""
+    where = error["loc"]
+    if where[0] == "body":
+        if error["type"] == "json_invalid":
+            return None, f"the body is not valid JSON: {error['ctx']['error']}, at character {where[1] + 1}"
+        if len(where) == 1:
+            # FastAPI hands a body on as bytes where it is not said to be JSON.
+            unsaid = error["type"] == "missing" or isinstance(error["input"], bytes)
+            what = "a JSON object, with content-type: application/json" if unsaid else "a JSON object"
+            return None, f"the body has to be {what}"
+    return ".".join(str(part) for part in where[1:]) or None, str(error["msg"])
+
+
 def install(app: FastAPI) -> None:
     """Make every error of `app`, also FastAPI's own, answer in OpenAI's shape."""
 
@@ -194,7 +208,7 @@ def install(app: FastAPI) -> None:
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        faults = [(".".join(str(p) for p in e["loc"][1:]) or None, str(e["msg"])) for e in error.errors()]
+        faults = [_fault(one) for one in error.errors()]
         message = "; ".join(f"{where}: {what}" if where else what for where, what in faults)
         return JSONResponse(BadRequest(message, param=faults[0][0]).body(), status_code=400)
 

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from accounting.access.keys import DEFAULT_PROJECT, Key, Limits
+from proxy.settings_base import ONE_LINE
 
-Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]*$")]
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 Patterns = Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=100)]
 UnixTime = Annotated[float, Field(gt=0, lt=253_402_300_800)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -38,7 +39,8 @@ class LimitsView(BaseModel):
 
     @classmethod
     def of(cls, limits: Limits) -> LimitsView:
-        return cls(
+        # Not checked: what is stored is shown, also where it was stored under other bounds.
+        return cls.model_construct(
             requests_per_minute=limits.requests_per_minute,
             tokens_per_minute=limits.tokens_per_minute,
             parallel_requests=limits.parallel_requests,

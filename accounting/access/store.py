@@ -135,8 +135,13 @@ class AccessStore:
             return msgspec.structs.replace(key, revoked_us=now_us)
 
     def set_limits(self, scope: str, limits: Limits) -> None:
-        """Replace the limits on a scope (`scope_name`)."""
+        """Replace the limits on a scope (`scope_name`). A project or team is whatever is called so; a key has
+        to be there: raises NoSuchKey.
+        """
+        kind, _, name = scope.partition("/")
         with self._changing("cannot set the limits") as connection:
+            if kind == "key":
+                _live(connection, name)
             _set_limits(connection, stored_text(scope), limits)
 
     @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -111,6 +111,15 @@ def connect(url: str, *, must_exist: bool = False) -> Engine:
     if must_exist and (path := absent(url)) is not None:
         raise StoreError(f"there is no store at {path}")
     return _sqlite(parsed) if parsed.get_backend_name() == "sqlite" else _postgres(parsed)
+
+
+def must_be_store(engine: Engine) -> None:
+    """Raises StoreError where the database has nothing of joulegate's in it, StoreAway where it is away."""
+    with store_errors(engine, "cannot look into the store"):
+        if not inspect(engine).has_table("alembic_version"):
+            sqlite = engine.dialect.name == "sqlite"
+            where = engine.url.database if sqlite else engine.url.render_as_string(hide_password=True)
+            raise StoreError(f"there is no store at {where}")
 
 
 def _sqlite(url: URL) -> Engine:

@@ -2,73 +2,29 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import TypeVar
 
 import click
 import msgspec
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
 from accounting.access.keys import DEFAULT_PROJECT, NO_LIMITS, Key, Limits, scope_name
 from accounting.access.store import AccessStore, NoSuchKey
-from accounting.store.engine import StoreError, connect, migrate
+from accounting.store.engine import StoreError, absent, connect, migrate, must_be_store
+from joulegate.key_options import Span, checked, limit_options
 from joulegate.unusable import usable_settings
+from proxy.key_views import LimitsView, Name, NewKey, Rotation
 from proxy.settings import load
 
 DEFAULT_FILE, DEFAULT_DIRECTORY = Path("joulegate.yaml"), Path("joulegate-data")
 Place = tuple[Path | None, Path | None, str | None]
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class Span(click.ParamType[float]):
-    """A time such as `90s`, `12h`, `30d`; in seconds."""
-
-    name = "span"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", str(value))
-        if found is None:
-            self.fail(f"{value!r} is no time: write it like 90s, 30m, 12h or 30d", param, ctx)
-        return float(found[1]) * UNITS[found[2]]
-
-
-F = TypeVar("F", bound=Callable[..., None])
-
-
-def _limits(function: F) -> F:
-    """The options for limits."""
-    options = [
-        click.option("--requests-per-minute", type=click.IntRange(0), help="Requests in a minute."),
-        click.option("--tokens-per-minute", type=click.IntRange(0), help="Tokens of prompts and answers."),
-        click.option("--parallel-requests", type=click.IntRange(0), help="Requests under way at one time."),
-        click.option("--joules-per-day", type=click.FloatRange(0), help="Budget for a day of UTC."),
-        click.option("--joules-per-month", type=click.FloatRange(0), help="Budget for a month of UTC."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
-
-
-def _as_limits(given: Mapping[str, float | None]) -> Limits:
-    def whole(name: str, times: int = 1) -> int | None:
-        value = given[name]
-        return None if value is None else round(value * times)
-
-    return Limits(
-        requests_per_minute=whole("requests_per_minute"),
-        tokens_per_minute=whole("tokens_per_minute"),
-        parallel_requests=whole("parallel_requests"),
-        uj_per_day=whole("joules_per_day", 1_000_000),
-        uj_per_month=whole("joules_per_month", 1_000_000),
-    )
 
 
 @click.group()
@@ -79,8 +35,8 @@ def _as_limits(given: Mapping[str, float | None]) -> Limits:
 def command(ctx: click.Context, config: Path | None, data_dir: Path | None, database: str | None) -> None:
     """Make, list, rotate and revoke keys.
 
-    The store is that of --config (or ./joulegate.yaml), or the one named. A running proxy takes changes in
-    within `access.refresh_s`.
+    The store is that of --config (or ./joulegate.yaml), or the one named; `create` makes it where there is
+    none. A running proxy takes changes in within `access.refresh_s`.
     """
     ctx.obj = config, data_dir, database
 
@@ -92,8 +48,8 @@ def command(ctx: click.Context, config: Path | None, data_dir: Path | None, data
 @click.option("--user", help="Whose key it is.")
 @click.option("--model", "models", multiple=True, help="A model it may use, with * and ?; repeatable.")
 @click.option("--any-tenant", is_flag=True, help="Its requests may name whom to charge.")
-@click.option("--expires-in", type=Span(), help="How long it is good, such as 30d.")
-@_limits
+@click.option("--expires-in", type=Span(some=True), help="How long it is good, such as 30d.")
+@limit_options
 @click.pass_obj
 def create(
     place: Place,
@@ -108,16 +64,27 @@ def create(
     **limits: float | None,
 ) -> None:
     """Make a key. The secret goes to standard output, this once; everything else to standard error."""
-    with _store(place) as store:
+    new = checked(
+        NewKey,
+        name=name,
+        project=project,
+        team=team,
+        user_id=user,
+        models=list(models) or None,
+        any_tenant=any_tenant,
+        expires_at=None if expires_in is None else time.time() + expires_in,
+        limits=limits,
+    )
+    with _store(place, make=True) as store:
         key, secret = store.create(
-            name,
-            project=project,
-            team=team,
-            user_id=user,
-            models=list(models) or None,
-            any_tenant=any_tenant,
-            expires_us=None if expires_in is None else _now_us() + round(expires_in * 1e6),
-            limits=_as_limits(limits),
+            new.name,
+            project=new.project,
+            team=new.team,
+            user_id=new.user_id,
+            models=new.models,
+            any_tenant=new.any_tenant,
+            expires_us=None if new.expires_at is None else round(new.expires_at * 1e6),
+            limits=new.limits.limits(),
         )
     click.echo(f"key {key.id} of project {key.project}; its secret cannot be shown again:", err=True)
     click.echo(secret)
@@ -148,14 +115,15 @@ def list_keys(place: Place, as_json: bool) -> None:
 
 @command.command()
 @click.argument("scope", metavar="key/ID|project/NAME|team/NAME")
-@_limits
+@limit_options
 @click.pass_obj
 def limit(place: Place, /, scope: str, **limits: float | None) -> None:
     """Set the limits on a key, a project or a team, in place of those it has; none at all: no limits."""
     kind, _, name = scope.partition("/")
     if kind not in ("key", "project", "team") or not name:
         raise click.BadParameter("write key/ID, project/NAME or team/NAME", param_hint="scope")
-    set_to = _as_limits(limits)
+    checked(TypeAdapter(Name).validate_python, name)
+    set_to = checked(LimitsView, **limits).limits()
     with _store(place) as store:
         store.set_limits(scope, set_to)
     click.echo(f"{scope}: {_shown(set_to) or 'no limits'}")
@@ -167,6 +135,7 @@ def limit(place: Place, /, scope: str, **limits: float | None) -> None:
 @click.pass_obj
 def rotate(place: Place, id: str, grace: float) -> None:
     """Give a key a new secret; the old one stays good for the time of grace."""
+    grace = checked(Rotation, grace_seconds=grace).grace_seconds
     with _store(place) as store:
         key, secret = store.rotate(id, round(grace * 1e6))
     ends = datetime.fromtimestamp(time.time() + grace, UTC)
@@ -185,13 +154,22 @@ def revoke(place: Place, id: str) -> None:
 
 
 @contextmanager
-def _store(place: Place) -> Iterator[AccessStore]:
-    """The store of the proxy's settings. Raises ClickException with whatever goes wrong."""
+def _store(place: Place, *, make: bool = False) -> Iterator[AccessStore]:
+    """The store of the proxy's settings. Without `make` it has to be there.
+
+    Raises ClickException with whatever goes wrong.
+    """
     config, data_dir, database = place
     try:
-        engine = connect(_url(config, data_dir, database))
+        url = _url(config, data_dir, database)
+        made = absent(url) if make else None
+        engine = connect(url, must_exist=not make)
         try:
+            if not make:
+                must_be_store(engine)
             migrate(engine)
+            if made is not None:
+                click.echo(f"made the store {made}", err=True)
             yield AccessStore(engine, _now_us)
         finally:
             engine.dispose()
@@ -230,16 +208,23 @@ def _shown(limits: Limits) -> str:
         (_joules(limits.uj_per_day), "J/day"),
         (_joules(limits.uj_per_month), "J/month"),
     ]
-    return ", ".join(f"{value:g} {unit}" for value, unit in shown if value is not None)
+    return ", ".join(f"{value:,} {unit}" for value, unit in shown if value is not None)
+
+
+def _joules(uj: int | None) -> Decimal | None:
+    """All of its digits, and no zero behind them."""
+    if uj is None:
+        return None
+    joules = Decimal(uj).scaleb(-6)
+    return joules.quantize(Decimal(1)) if joules == joules.to_integral_value() else joules.normalize()
 
 
 def _day(t_us: int) -> str:
-    return f"{datetime.fromtimestamp(t_us / 1e6, UTC):%Y-%m-%d}"
+    try:
+        return f"{datetime.fromtimestamp(t_us / 1e6, UTC):%Y-%m-%d}"
+    except (ValueError, OverflowError, OSError):
+        return "after the year 9999"
 
 
 def _now_us() -> int:
     return time.time_ns() // 1_000
-
-
-def _joules(uj: int | None) -> float | None:
-    return None if uj is None else uj / 1e6

@@ -14,12 +14,13 @@ GET    /v1/access             who asks, as joulegate sees it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
 
 from accounting.access.keys import NO_LIMITS, Key, Keyring, Limits, scope_name
 from accounting.access.store import NoSuchKey
@@ -48,7 +49,23 @@ from proxy.routes.energy import StoreUnavailable
 
 T = TypeVar("T")
 
-router = APIRouter(prefix="/v1", tags=["keys"], responses=errors_of(NotFound))
+
+class _KeyRoute(APIRoute):
+    """Says that keys are off before anything is said of what was sent."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        answer = super().get_route_handler()
+
+        async def where_keys_are(request: Request) -> Response:
+            _access(request)
+            return await answer(request)
+
+        return where_keys_are
+
+
+router = APIRouter(prefix="/v1", tags=["keys"], responses=errors_of(NotFound), route_class=_KeyRoute)
+everywhere = APIRouter()
+"""Of routes that answer without keys, too."""
 
 KeyId = Annotated[str, Path(description="id of a key", max_length=64)]
 
@@ -61,18 +78,18 @@ def _access(request: Request) -> Access:
 
 
 @contextmanager
-def _errors() -> Iterator[None]:
+def _errors(param: str) -> Iterator[None]:
     try:
         yield
     except NoSuchKey as error:
-        raise NotFound(f"there is no key {error}", param="id") from error
+        raise NotFound(f"there is no key {error}, or it is revoked", param=param) from error
     except StoreError as error:
         raise StoreUnavailable(str(error)) from error
 
 
-async def _change(access: Access, change: Callable[[], T]) -> T:
-    """Do it in a worker thread, and go by it at once."""
-    with _errors():
+async def _change(access: Access, change: Callable[[], T], param: str = "id") -> T:
+    """Do it in a worker thread, and go by it at once. `param`: where the key was named."""
+    with _errors(param):
         done = await run_in_threadpool(change)
     await access.keeper.look()
     return done
@@ -190,15 +207,15 @@ async def set_limits(
     name: Annotated[str, Path(min_length=1, max_length=200)],
     limits: LimitsView,
 ) -> ScopeView:
-    """Replace the limits on one of them; null or left out: no such limit."""
+    """Replace the limits on one of them; null or left out: no such limit. The key has to be there."""
     access = _access(request)
     scope = scope_name(kind, name)
-    await _change(access, lambda: access.keeper.store.set_limits(scope, limits.limits()))
+    await _change(access, lambda: access.keeper.store.set_limits(scope, limits.limits()), param="name")
     found = access.gate.scopes.get(scope)
     return _scope_view(found if found is not None else _nobody(access, scope), _names(access.gate.keyring))
 
 
-@router.get("/access")
+@everywhere.get("/access")
 async def read_access(request: Request) -> AccessView:
     """Who asks: whether everything is shown, or the figures of which project."""
     key = holder_of(request.scope.get("state", {})).key
@@ -206,6 +223,9 @@ async def read_access(request: Request) -> AccessView:
     if key is None:
         return AccessView(keys=keys, admin=True, key=None, name=None, project=None, team=None)
     return AccessView(keys=keys, admin=False, key=key.id, name=key.name, project=key.project, team=key.team)
+
+
+router.include_router(everywhere)
 
 
 def _nobody(access: Access, name: str) -> Scope:

@@ -135,7 +135,7 @@ def test_check_config_tells_all_faults_at_once(tmp_path: Path) -> None:
     }
     file.write_text(json.dumps(wrong))
     status, _, told = check(file)
-    assert status == 1
+    assert status == 2
     for path in ("backends.0.id", "backends.0.url", "retry.tries", "routing.policy", "heath"):
         assert f"  {path}: " in told, told
 
@@ -154,5 +154,5 @@ def test_check_config_says_what_a_good_file_means(tmp_path: Path) -> None:
 
 def test_check_config_without_the_file_is_a_line_and_a_status(tmp_path: Path) -> None:
     status, _, told = check(tmp_path / "none.yaml")
-    assert status == 1
+    assert status == 2
     assert "No such file" in told

@@ -91,6 +91,10 @@ def test_every_change_makes_a_newer_version_and_a_failed_one_none(database: Data
 
 def test_limits_are_replaced_as_a_whole(database: Database) -> None:
     store = store_of(database)
+    for nobody in ("key/nope", f"key/{store.revoke(store.create('gone')[0].id).id}"):
+        with pytest.raises(NoSuchKey):
+            store.set_limits(nobody, LIMITS)
+    assert store.keyring().limits == {}
     store.set_limits("team/t", LIMITS)
     store.set_limits("team/t", Limits(parallel_requests=0))
     assert store.keyring().limits == {"team/t": Limits(parallel_requests=0)}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from accounting.store.engine import StoreError, connect
+from accounting.store.engine import StoreError, absent, connect, migrate, must_be_store, read_url
+from tests.accounting.store.databases import Database
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,20 @@ def test_sqlite_keeps_a_write_ahead_log_and_checks_foreign_keys(tmp_path: Path) 
         found = [connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names]
     assert found == ["wal", 1, 5_000, 1]
     engine.dispose()
+
+
+def test_a_database_with_nothing_of_ours_in_it_is_no_store(empty_database: Database) -> None:
+    with pytest.raises(StoreError, match="there is no store at ") as caught:
+        must_be_store(empty_database.engine)
+    assert ":***@" in str(caught.value) or empty_database.admin is None
+    migrate(empty_database.engine)
+    must_be_store(empty_database.engine)
+
+
+def test_a_url_is_read_without_making_anything(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/new/store.db"
+    assert absent(url) == read_url(url).database == f"{tmp_path}/new/store.db"
+    assert list(tmp_path.iterdir()) == []
+    connect(url).connect().close()
+    assert absent(url) is None
+    assert absent("postgresql://me@127.0.0.1/x") is None

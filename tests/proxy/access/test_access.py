@@ -7,12 +7,19 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from fastapi.testclient import TestClient
 
+from accounting.access.keys import Limits
+from accounting.access.store import AccessStore
+from accounting.store.engine import connect
+from proxy.app import create_app
+from proxy.settings import Settings
 from simulator.process import SimulatedEngine
 from tests.proxy.access.keyed import (
     ADMIN_SECRET,
@@ -184,6 +191,68 @@ def test_keys_are_listed_changed_rotated_and_revoked(stack: Stack) -> None:
 )
 def test_what_cannot_be_a_key_is_a_400(stack: Stack, body: dict[str, Any]) -> None:
     assert stack.client.post("/v1/keys", json=body).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "says"),
+    [
+        (b'{"name": "x"}', "text/plain", "a JSON object, with content-type: application/json"),
+        (b'{"name": "x"}', None, "a JSON object, with content-type: application/json"),
+        (b"", "application/json", "a JSON object, with content-type: application/json"),
+        (b"[]", "application/json", "a JSON object"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_told_what_to_be(
+    stack: Stack, content: bytes, kind: str | None, says: str
+) -> None:
+    headers = {} if kind is None else {"content-type": kind}
+    for way in ("keys", "keys/key_x"):
+        error = error_of(stack.client.post(f"/v1/{way}", content=content, headers=headers))
+        assert (error["message"], error["param"]) == (f"the body has to be {says}", None)
+
+
+def test_a_body_that_is_not_json_at_all_is_told_where(stack: Stack) -> None:
+    answer = stack.client.post("/v1/keys", content=b'{"name"', headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert error_of(answer)["message"].startswith("the body is not valid JSON: Expecting ':'")
+
+
+def test_a_key_that_is_not_there_cannot_be_limited_and_a_project_can(stack: Stack) -> None:
+    revoked, _ = new_key(stack)
+    stack.client.delete(f"/v1/keys/{revoked}")
+    for name in ("nope", revoked):
+        answer = stack.client.put(f"/v1/limits/key/{name}", json={"joules_per_day": 1})
+        error = error_of(answer)
+        assert (answer.status_code, error["type"], error["param"]) == (404, "not_found_error", "name")
+        assert error["message"] == f"there is no key {name}, or it is revoked"
+    assert stack.client.put("/v1/limits/project/nobody-yet", json={"joules_per_day": 1}).status_code == 200
+    assert "key/nope" not in stack.client.get("/v1/limits").text
+
+
+def test_without_keys_that_is_said_before_anything_of_a_body(tmp_path: Path) -> None:
+    settings = {"backends": [{"id": "e", "url": "http://127.0.0.1:9"}], "meter": {"source": "none"}}
+    app = create_app(Settings.model_validate({**settings, "data_dir": tmp_path}), [], version="0")
+    with TestClient(app) as client:
+        for content, kind in ((b"name=x", "text/plain"), (b"{", "application/json")):
+            answer = client.post("/v1/keys", content=content, headers={"content-type": kind})
+            assert answer.status_code == 404
+            assert "set access.enabled" in answer.json()["error"]["message"]
+        assert client.put("/v1/limits/key/nope", json={"joules_per_day": "x"}).status_code == 404
+        assert client.get("/v1/access").json()["keys"] is False
+
+
+def test_limits_that_were_stored_under_other_bounds_are_shown(stack: Stack) -> None:
+    id, _ = new_key(stack, limits={"requests_per_minute": 3})
+    engine = connect(f"sqlite:///{stack.proxy.data_dir}/joulegate.db")
+    AccessStore(engine, lambda: 1).set_limits(f"key/{id}", Limits(requests_per_minute=10**13))
+    engine.dispose()
+
+    def shown() -> bool:
+        view = stack.client.get(f"/v1/keys/{id}")
+        return view.status_code == 200 and view.json()["limits"]["requests_per_minute"] == 10**13
+
+    until(shown, "the limit is shown")
+    assert stack.client.delete(f"/v1/keys/{id}").status_code == 200
 
 
 def test_what_the_command_line_makes_a_running_proxy_takes_in(stack: Stack) -> None:

@@ -187,7 +187,7 @@ class OpenAIUser(FastHttpUser):
             with self._post(ask, row.id) as answer:
                 try:
                     if answer.status_code and answer.status_code < 300:
-                        self._take(ask, answer, row, seen)
+                        self._take(ask, answer, seen)
                     else:
                         row.status, row.error = "failed", f"status {answer.status_code}"
                 except (*FAILURE_EXCEPTIONS, OSError, ValueError) as broken:
@@ -213,7 +213,7 @@ class OpenAIUser(FastHttpUser):
         options: dict[str, Any] = {"catch_response": True, "stream": bool(ask.body.get("stream"))}
         return self.client.request("POST", ask.path, name=self.kind, data=body, headers=headers, **options)
 
-    def _take(self, ask: Ask, answer: ResponseContextManager, row: Row, seen: stream.Streamed) -> None:
+    def _take(self, ask: Ask, answer: ResponseContextManager, seen: stream.Streamed) -> None:
         if ask.body.get("stream"):
             lines = iter(lambda: answer.stream.readline(b"\n"), b"")
             stream.read(lines, seen=seen)

@@ -60,17 +60,15 @@ def logprob(token: int, position: int) -> float:
 def chat_logprobs(tokens: Sequence[int], start: int, top: int) -> dict[str, Any]:
     """Chat's `logprobs` for `tokens`, the first of which is the `start`-th of its answer."""
 
-    def entry(token: int, position: int, value: float) -> dict[str, Any]:
+    def entry(token: int, value: float) -> dict[str, Any]:
         text = token_text(token)
         return {"token": text, "logprob": value, "bytes": list(text.encode())}
 
     content = []
     for position, token in enumerate(tokens, start):
         value = logprob(token, position)
-        tops = [entry(token, position, value)] + [
-            entry(33 + k, position, value - 1 - k) for k in range(top - 1)
-        ]
-        content.append({**entry(token, position, value), "top_logprobs": tops[:top]})
+        tops = [entry(token, value), *(entry(33 + k, value - 1 - k) for k in range(top - 1))]
+        content.append({**entry(token, value), "top_logprobs": tops[:top]})
     return {"content": content}
 
 

@@ -170,12 +170,20 @@ def _idle(figures: Figures, rig: Rig, running: Running, plan: Plan, *, slow: boo
         rig.until(lambda seen: seen.engine_open >= plan.idle_streams, "all idle streams open", ramp_s + 20)
     except RigError:
         seen = rig.sample()
-        figures.faults.append(f"{plan.idle_streams:,} idle streams: {seen.engine_open:,} {seen.first_fault}")
+        figures.faults.append(
+            gave_up(plan.idle_streams, seen.engine_open, ramp_s + 20, seen.first_fault[:120])
+        )
     else:
         time.sleep(plan.warm_s)
         figures.idle_mib = memory_bytes(running.pid) / MIB
         _check(figures, "idle streams", rig.sample())
     _drop(figures, rig)
+
+
+def gave_up(wanted: int, there: int, after_s: float, fault: str) -> str:
+    """What to say of a proxy that held too few open; `fault`: the first that a client saw, if any."""
+    said = f"only {there:,} of {wanted:,} idle streams were open after {after_s:.0f} s"
+    return f"{said}: {fault}" if fault else said
 
 
 def _soak(figures: Figures, rig: Rig, running: Running, plan: Plan) -> None:

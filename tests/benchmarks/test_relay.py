@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.rig import report
 from benchmarks.rig.driver import Counts, Load, Rig
-from benchmarks.rig.measure import Figures, medians
+from benchmarks.rig.measure import Figures, gave_up, medians
 from benchmarks.rig.peers import Peer, PeerMissing
 from benchmarks.rig.processes import cpu_s, memory_bytes, tree
 from benchmarks.rig.report import Row
@@ -181,3 +181,15 @@ def test_a_peer_that_cannot_be_installed_says_why(tmp_path: object, monkeypatch:
     with pytest.raises(PeerMissing, match="no such package"):
         peer.ensure()
     assert not peer.installed
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ("", "litellm: only 500 of 5,000 idle streams were open after 45 s"),
+        ("reset", "litellm: only 500 of 5,000 idle streams were open after 45 s: reset"),
+    ],
+)
+def test_idle_streams_that_did_not_open_are_told_in_words(fault: str, expected: str) -> None:
+    figures = Figures(faults=[gave_up(5_000, 500, 45.0, fault)])
+    assert report.remarks([Row(name="litellm", title="litellm", figures=figures)]) == [expected]

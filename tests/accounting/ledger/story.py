@@ -38,9 +38,6 @@ TICK_US = 50_000
 COUNTER_US = 100_000
 """The counter's update period."""
 
-READ_GRAIN_UJ = 1000
-"""The counter shows whole millijoules."""
-
 
 def us(seconds: float) -> int:
     return T0_US + round(seconds * 1e6)

@@ -19,6 +19,9 @@ def test_the_openai_client_creates_polls_and_downloads_a_video_with_its_energy(o
     made = omni.openai.videos.create_and_poll(poll_interval_ms=100, **fields(20, request_id))
     assert made.status == "completed"
     assert omni.openai.videos.download_content(made.id).read() == VIDEO
+    head = omni.stack.client.head(f"/v1/videos/{made.id}/content")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == "video/mp4"
     energy = made.to_dict()["energy"]
     assert isinstance(energy, dict)
     assert energy["request_id"] == request_id

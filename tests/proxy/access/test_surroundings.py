@@ -57,7 +57,7 @@ def test_without_keys_only_loopback_is_listened_on(tmp_path: Path) -> None:
     names = ("ACCESS__ENABLED", "ACCESS__OPEN_TO_EVERYONE_ON_THE_NETWORK")
     refused, *allowed = serve(), *(serve(**{name: "true"}) for name in names)
     _, said = refused.communicate()
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "192.0.2.1 can be reached from outside, and no key is asked for" in said
     for one in allowed:
         assert "cannot listen on 192.0.2.1" in one.communicate()[1]

@@ -157,3 +157,16 @@ def test_no_file_names_a_registry_or_a_path_of_somebodys_machine() -> None:
             text = file.read_bytes().decode("utf-8", "replace")
             found = [*HOSTS.findall(text), *MACHINES.findall(text)]
             assert not found, file.relative_to(ROOT)
+
+
+def test_files_that_the_documents_name_are_there() -> None:
+    rooms = {entry.name for entry in ROOT.iterdir() if entry.is_dir()}
+    pattern = re.compile(r"`((?:[\w.-]+/)+[\w.-]+\.(?:py|md|yaml|yml|svg|lock|toml|c))`")
+    named = {
+        (page.name, path)
+        for page in PAGES
+        for path in pattern.findall(page.read_text())
+        if path.split("/")[0] in rooms
+    }
+    assert len(named) > 30
+    assert [one for one in sorted(named) if not (ROOT / one[1]).is_file()] == []

@@ -22,6 +22,8 @@ from joulegate.exporting.rows import (
 )
 from joulegate.reporting.opening import Opened, Span, opened, progress, span, store_options, time_options
 
+_NAMES = ", ".join(get_args(Format)[:-1]) + f" or {get_args(Format)[-1]}"
+
 
 @click.command()
 @click.argument("what", type=click.Choice(["requests", "books", "focus"]))
@@ -55,6 +57,10 @@ def command(
     """
     if what == "focus" and month is None:
         raise click.UsageError("focus is by the month: --month 2026-11")
+    takes = {"requests": ("--project", "--model"), "books": (), "focus": ("--project",)}[what]
+    for option, given in (("--project", project), ("--model", model)):
+        if given is not None and option not in takes:
+            raise click.UsageError(f"{what} cannot be narrowed down by {option}")
     wanted, form = span(month, start, end), form or _by_name(output)
     with opened(config, data_dir, database) as found:
         rows, fields = _rows(what, found, wanted, month or "", project, model)
@@ -68,7 +74,10 @@ def command(
 
 
 def _by_name(output: Path | None) -> Format:
+    """Raises click.UsageError where the ending says something that cannot be written."""
     ending = "" if output is None else output.suffix.removeprefix(".")
+    if ending not in ("", *get_args(Format)):
+        raise click.UsageError(f"no files ending in .{ending} are written; give --format {_NAMES}")
     return next((form for form in get_args(Format) if form == ending), "csv")
 
 

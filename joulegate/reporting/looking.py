@@ -51,7 +51,7 @@ def _time_us(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise click.UsageError(f"{error}; write a time as 2026-11-23 or 2026-11-23T14:00") from error
+        raise click.UsageError(f"{text} is no time: write one as 2026-11-23 or 2026-11-23T14:00") from error
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e6)
 
 

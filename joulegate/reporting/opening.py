@@ -83,7 +83,9 @@ def span(month: str | None, start: str | None, end: str | None) -> Span:
         last = date.fromisoformat(end) if end is not None else datetime.now(UTC).date()
         first = date.fromisoformat(start) if start is not None else last - timedelta(days=29)
     except ValueError as error:
-        raise click.UsageError(f"{error}; write a day as 2026-11-23, a month as 2026-11") from error
+        given = " to ".join(text for text in (month, start, end) if text is not None)
+        forms = "write a day as 2026-11-23, a month as 2026-11"
+        raise click.UsageError(f"{given} is no time: {forms}") from error
     if first > last:
         raise click.UsageError("--from is later than --to")
     return Span(day_us(first.isoformat()), day_us(last.isoformat()) + DAY_US)
@@ -91,7 +93,7 @@ def span(month: str | None, start: str | None, end: str | None) -> Span:
 
 @contextmanager
 def opened(config: Path | None, data_dir: Path | None, database: str | None) -> Iterator[Opened]:
-    """Settings and store. All errors of reading become ones that a person can read."""
+    """Settings and store. All errors of opening and of reading become ones that a person can read."""
     try:
         with usable_settings():
             settings = _settings(config, data_dir, database)

@@ -269,13 +269,17 @@ def test_a_pipe_that_is_closed_early_is_no_error(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("report", "--month", "2026-13"), "write a day as 2026-11-23, a month as 2026-11"),
+        (("report", "--month", "2026-13"), "2026-13 is no time: write a day as 2026-11-23, a month"),
+        (("report", "--from", "2026-02-30"), "2026-02-30 is no time"),
         (("report", "--from", "2026-09-02", "--to", "2026-09-01"), "--from is later than --to"),
         (("report", "--month", "2026-09", "--to", "2026-09-01"), "give --month, or --from and --to"),
         (("report", "--by", "colour"), "'colour' is not one of"),
         (("invoice", "--month", "2026-09", "--project", "nobody"), "it has those of lab, web"),
         (("invoice", "--month", "2999-01", "--close"), "2999-01 is not over yet"),
         (("export", "focus"), "focus is by the month"),
+        (("export", "books", "--project", "lab"), "cannot be narrowed down by --project"),
+        (("export", "focus", "--month", "2026-09", "--model", "m"), "cannot be narrowed down by --model"),
+        (("export", "requests", "-o", "r.xlsx"), "no files ending in .xlsx are written; give --format"),
         (("export", "requests", "--format", "parquet"), "Parquet needs a file"),
         (
             ("export", "requests", "--output", "/nowhere/r.csv"),

@@ -123,7 +123,7 @@ def test_json_is_what_the_rest_answers(directory: Path, client: TestClient) -> N
         (["--last", "3x"], "30m, 6h or 7d"),
         (["--last", "1h", "--from", "2026-09-21"], "not both"),
         (["--from", "2026-09-21", "--to", "2026-09-20"], "not before"),
-        (["--from", "soon"], "write a time as"),
+        (["--from", "soon"], "soon is no time: write one as"),
         ([*TIMES, "--tenant", "nobody"], "nothing is known"),
     ],
 )

@@ -23,9 +23,9 @@ from accounting.events import EngineTimes, Usage
 from proxy import answer
 from proxy.energy import splice
 
-END_MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"choices":[]', b"data: [DONE]", b'"error"',
-             b'"response.completed"', b'"response.incomplete"', b'"response.failed"', b'"usage":{',
-             b'"message_stop"')  # fmt: skip
+END_MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"choices":[]', b'"choices": []', b'"usage":{',
+             b'"usage": {', b"data: [DONE]", b"data:[DONE]", b'"error"', b'"response.completed"',
+             b'"response.incomplete"', b'"response.failed"', b'"message_stop"')  # fmt: skip
 """Patterns that only the end of a stream holds. A JSON string cannot hold them: its quotes are escaped."""
 
 MAX_HELD_BYTES = 1 << 20
@@ -119,9 +119,9 @@ class EventStream:
         block = data[:cut]
         if not block:
             return b""
-        self.tokens = _lines(block, b"data: ")
-        if b"[DONE]" in block:
-            self.tokens -= _lines(block, b"data: [DONE]")  # now: the usage chunk before it closes the account
+        self.tokens = _lines(block, b"data:")
+        if b"[DONE]" in block:  # taken off now: the usage chunk before it closes the account
+            self.tokens -= _lines(block, b"data: [DONE]") + _lines(block, b"data:[DONE]")
         if not self._started and self.tokens:
             self._started = True
             if b'"role":"assistant"' in block or b'"role": "assistant"' in block:
@@ -163,14 +163,15 @@ class EventStream:
         return b"".join([self._look_at(event) for event in _events(block)])
 
     def _look_at(self, event: bytes) -> bytes:
-        at = event.find(b"data: ")
-        if at < 0:
+        at = 0 if event.startswith(b"data:") else event.find(b"\ndata:") + 1
+        if not event.startswith(b"data:", at):
             return event
-        if event.startswith(b"[DONE]", at + 6):
+        text = event[at + 5 :].lstrip(b" ")
+        if text.startswith(b"[DONE]"):
             self.finished = True
             self._finish()
             return self._release() + event
-        parsed = answer.parse(event[at + 6 :])
+        parsed = answer.parse(text)
         if parsed is None:
             return event
         if answer.has_error(parsed):

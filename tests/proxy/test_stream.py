@@ -287,6 +287,22 @@ def test_a_space_after_the_colon_is_an_end_too() -> None:
     assert seen.stream.finished
 
 
+@pytest.mark.parametrize("forced", [False, True])
+def test_json_with_spaces_and_fields_without_one_are_read_alike(forced: bool) -> None:
+    # json.dumps writes spaces; the one behind "data:" may be left out (HTML standard, 9.2.6)
+    stream = TOKENS + END + USAGE_CHUNK
+    spaced = [
+        b"data: " + json.dumps(json.loads(one.removeprefix(b"data: "))).encode()
+        for one in stream.split(b"\n\n")[:-1]
+    ]
+    for beginning in (b"data: ", b"data:"):
+        events = [beginning + one.removeprefix(b"data: ") + b"\n\n" for one in (*spaced, b"[DONE]")]
+        seen = play(events, forced=forced, known=b"")
+        *others, usage, done = events
+        assert seen.out == b"".join([*others, *([] if forced else [with_energy(usage)]), done])
+        assert (seen.stream.usage, seen.tokens, seen.closes) == (CLOSED_USAGE, 3, 1)
+
+
 def test_the_responses_api_ends_with_an_event_that_gets_the_energy() -> None:
     delta = b'event: response.output_text.delta\ndata: {"type":"response.output_text.delta","delta":"a"}\n\n'
     usage = {"input_tokens": 9, "output_tokens": 3, "input_tokens_details": {"cached_tokens": 4}}

@@ -304,6 +304,8 @@ class Connection(asyncio.Protocol):
             )
         if version not in ("1.1", "1.0"):
             return front.refuse(self, request, 505, f"HTTP/{version} is not spoken here")
+        if [name for name, _ in self._headers].count(b"host") > 1:  # RFC 9112, 3.2
+            return front.refuse(self, request, 400, "the request names two hosts")
         if request.chunked and not request.http_11:
             return front.refuse(self, request, 400, "HTTP/1.0 knows no transfer-encoding")
         if request.chunked and value_of(request.headers, b"transfer-encoding") != b"chunked":

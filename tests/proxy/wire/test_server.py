@@ -61,6 +61,7 @@ def error_code(body: bytes) -> str:
         (post(b"5\r\nabcdefg\r\n0\r\n\r\n", "transfer-encoding: chunked"), 400),
         (post(b"fffffffffffffffff\r\n", "transfer-encoding: chunked"), 400),
         (post(b"0\r\n\r\n", "transfer-encoding: chunked", version="1.0"), 400),
+        (post(BODY, "content-length: 5", "host: another"), 400),
         (post(BODY, "x-folded: a", " b"), 400),
         (post(BODY, "x-nul: a\x00b"), 400),
         (post(BODY, "x-name with space: 1"), 400),

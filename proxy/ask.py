@@ -16,7 +16,7 @@ import msgspec
 
 from accounting.events import Media
 from proxy.media import ask as media_ask
-from proxy.media.form import FormFields
+from proxy.media.form import FormFields, form_of
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -34,12 +34,6 @@ _HEADER_SAFE = re.compile(r"[ -~]{1,512}").fullmatch
 """Whether a text of a body can stand in a header of the answer: one short line of ASCII."""
 
 _ADD_USAGE = b',"stream_options":{"include_usage":true}}'
-
-_FORM_MODEL = re.compile(rb'name="?model"?(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]{1,256})\r\n')
-"""The field `model` of a multipart form."""
-
-FORM_BYTES = 65_536
-"""So much of a form's beginning is searched for it."""
 
 _SPACE = b" \t\r\n\x0b\x0c"
 
@@ -96,6 +90,8 @@ class Ask:
     """Images or videos that it asks for, as far as that is known by now."""
     form: FormFields | None = None
     """Reads the form that says it."""
+    naming: FormFields | None = None
+    """Reads the form that names the model."""
     forced_at: int | None = None
     """Where the body's last brace is, if usage has to be asked for: the client did not, but the proxy needs
     to know."""
@@ -152,7 +148,7 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
         accounted=method == "POST" and not path.endswith(FREE_ROUTES),
     )
     if media_ask.is_media(method, path):
-        ask.form = media_ask.form_of(given)
+        ask.form = form_of(given, media_ask.FIELDS)
         if ask.form is not None:
             ask.form.feed(body)
         ask.media = (
@@ -161,11 +157,13 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
     if method != "POST" or not body:
         return ask
     kind = given.get(b"content-type", b"")
+    kind = kind.lower()  # RFC 9110, 8.3.1
     if b"json" not in kind:
-        if kind.startswith(b"multipart/form-data"):
+        ask.naming = form_of(given, ("model",))
+        if ask.naming is not None:
+            ask.naming.feed(body)
             # A form that names several leaves open which one the engine takes.
-            named = {bytes(name) for name in _FORM_MODEL.findall(body, 0, FORM_BYTES)}
-            ask.model = utf8_or_latin1(named.pop()) if len(named) == 1 else None
+            ask.model = None if ask.naming.doubtful else ask.naming.fields.get("model")
         return ask
     try:
         parsed = _decoder.decode(body)
@@ -194,7 +192,7 @@ def is_json(headers: Headers) -> bool:
             kind = value
         elif name == b"content-encoding" and encoding is None:
             encoding = value
-    return kind is not None and b"json" in kind and encoding is None
+    return kind is not None and b"json" in kind.lower() and encoding is None
 
 
 def utf8_or_latin1(value: bytes) -> str:
@@ -223,10 +221,19 @@ def _sequences(parsed: _Body) -> int:
     n = parsed.n if isinstance(parsed.n, int) and 1 <= parsed.n <= MOST_SEQUENCES else 1
     prompts = 1
     if parsed.prompt and bytes(memoryview(parsed.prompt)[:1]) == b"[":
-        prompt = msgspec.json.decode(parsed.prompt)
+        prompt = _prompts(parsed.prompt)
         if prompt and not isinstance(prompt[0], int):  # a list of numbers is one prompt of token ids
             prompts = len(prompt)
     return min(n * prompts, MOST_SEQUENCES)
+
+
+def _prompts(raw: msgspec.Raw) -> list[Any]:
+    """Empty where they cannot be read, such as 1e999 or bytes that are no UTF-8: so far they were skipped."""
+    try:
+        prompts: list[Any] = msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    return prompts
 
 
 def _most_tokens(parsed: _Body) -> int | None:

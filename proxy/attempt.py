@@ -24,6 +24,9 @@ from proxy.wire.pool import ConnectTimeout
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
 
+JUDGED = (400, 422)
+"""Answers that judge a body. Any other (429, 401, 404) would be the same for the client's own words."""
+
 
 class Attempt:
     """Use: `connect`, once. The exchange hears of its end by `answer_over`, `fail`, `move` or `client_stuck`;
@@ -155,7 +158,7 @@ class Attempt:
             if other is not None:
                 exchange.move(other, status)
                 return
-            if exchange.forced and status < 500:
+            if exchange.forced and status in JUDGED:
                 # Let the engine judge the client's own words: its answer may quote them.
                 exchange.forced = False
                 exchange.leave()
@@ -172,7 +175,7 @@ class Attempt:
         exchange, backend = self._exchange, self.backend
         relay, reply, account = exchange.relay, exchange.reply, exchange.account
         energy, pue = relay.energy, relay.pue
-        kind = answer.header(b"content-type") or b""
+        kind = (answer.header(b"content-type") or b"").lower()
         if kind.startswith(b"text/event-stream"):
             return StreamPassing(
                 answer, reply, account, line, backend.fingerprint, energy, pue, forced=exchange.forced

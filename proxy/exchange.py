@@ -17,7 +17,7 @@ from proxy.account import Account
 from proxy.ask import Ask, is_json, understand
 from proxy.attempt import Attempt
 from proxy.backends import Backend
-from proxy.errors import ApiError, BackendTimeout, BodyTooLarge
+from proxy.errors import ApiError, BackendTimeout, BodyTooLarge, Forbidden
 from proxy.hints import Hints
 from proxy.media.ask import of_fields
 from proxy.passing import Passing
@@ -105,8 +105,10 @@ class Exchange:
             self.body.add(data)
             self._go_on()
             return
-        if self.ask is not None and self.ask.form is not None:
-            self.ask.form.feed(data)
+        self._read_on(data)
+        if self._doubtful():
+            self.fail(_doubtful())
+            return
         if attempt.more(data):
             return
         self.body.add(data)
@@ -125,6 +127,8 @@ class Exchange:
         attempt.complete()
 
     def gone(self) -> None:
+        if self.reply.begun and not self._over:
+            self.connection.abort()  # half an answer: nothing else can follow it
         self.stop("the client closed the connection")
 
     def pause(self) -> None:
@@ -137,8 +141,8 @@ class Exchange:
 
     def look(self, now_s: float) -> None:
         timeouts, attempt = self.relay.timeouts, self._attempt
-        if self._over or attempt is None:
-            return
+        if self._over or attempt is None or self.account.closed:
+            return  # or all of it is here, and the end is on its way into the journal
         if timeouts.total_s is not None and now_s - self._began_s > timeouts.total_s:
             self.fail(BackendTimeout(f"the request took longer than {timeouts.total_s:g} s"), Fault.TIMEOUT)
         else:
@@ -183,8 +187,28 @@ class Exchange:
             self.holder.mark(ask)
         return ask
 
+    def _read_on(self, data: bytes) -> None:
+        """More of a form that goes on as it comes."""
+        ask = self.ask
+        if ask is not None and ask.form is not None:
+            ask.form.feed(data)
+        if ask is not None and ask.naming is not None and self._is_for_some_models():
+            ask.naming.feed(data)
+
+    def _is_for_some_models(self) -> bool:
+        key = None if self.holder is None else self.holder.key
+        return key is not None and key.models is not None
+
+    def _doubtful(self) -> bool:
+        """Whether the form names another model than the one that its key was asked for."""
+        naming = None if self.ask is None else self.ask.naming
+        return naming is not None and naming.doubtful and self._is_for_some_models()
+
     def _dispatch(self) -> None:
         ask = self._understand()
+        if self._doubtful():
+            self._turn_away(_doubtful())
+            return
         relay, account = self.relay, self.account
         gate, holder = relay.gate, self.holder
         try:
@@ -332,5 +356,11 @@ class Exchange:
         self._done()
 
     def _done(self) -> None:
+        # The attempt refers to us: both, and the bodies that they hold, would wait for the garbage collector.
+        self._attempt = None
         self.relay.finished(self.account, self._began_s)
         self.connection.done(self)
+
+
+def _doubtful() -> Forbidden:
+    return Forbidden("the form does not name one model, and the key is for some models only", param="model")

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from accounting.events import Media
-from proxy.media.form import FormFields
 
 IMAGE_ROUTES = ("/v1/images/generations", "/v1/images/edits", "/v1/images/variations")
 VIDEO_ROUTES = ("/v1/videos", "/v1/videos/sync")
@@ -82,15 +81,6 @@ def size_of(size: Any) -> tuple[int, int] | tuple[None, None]:
     if found is None or not (width := int(found[1])) or not (height := int(found[2])):
         return None, None
     return width, height
-
-
-def form_of(headers: Mapping[bytes, bytes]) -> FormFields | None:
-    """A reader for the request's form; None where it has none."""
-    kind = headers.get(b"content-type", b"")
-    if not kind.startswith(b"multipart/form-data") or b"content-encoding" in headers:
-        return None
-    found = re.search(rb'boundary="?([^";\r\n]{1,200})', kind)
-    return None if found is None else FormFields(found[1], FIELDS)
 
 
 def _whole(value: Any) -> int | None:

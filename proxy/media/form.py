@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from email import message_from_bytes
+from email.utils import collapse_rfc2231_value
 
 MOST_VALUE = 1_024
 MOST_HEAD = 16_384
 """A part whose headers are longer is none that we know; the rest of the form is let be."""
 
-_NAME = re.compile(rb'[;\s]name="?([^";\r\n]*)', re.IGNORECASE)
-_FILE = re.compile(rb"[;\s]filename\*?=", re.IGNORECASE)
+DISPOSITION = "content-disposition"
 
 
 class FormFields:
-    """Feed it the body in pieces; `fields` has the wanted ones that have passed, the first of each name."""
+    """Feed it the body in pieces; `fields` has the wanted ones that have passed, the first of each name.
 
-    __slots__ = ("_delimiter", "_known", "_name", "_rest", "_state", "_value", "_wanted")
+    `doubtful`: one of them came again and said something else, or something could not be read.
+    """
+
+    __slots__ = ("_delimiter", "_known", "_name", "_rest", "_state", "_value", "_wanted", "doubtful")
 
     def __init__(self, boundary: bytes, wanted: Collection[str]) -> None:
         self._delimiter = b"\r\n--" + boundary
@@ -26,6 +30,7 @@ class FormFields:
         self._state = "value"
         self._name: str | None = None
         self._value = b""
+        self.doubtful = False
 
     @property
     def fields(self) -> dict[str, str]:
@@ -59,8 +64,8 @@ class FormFields:
             self._rest = self._rest[-keep:]
             return False
         self._take(self._rest[:at])
-        if self._name is not None and len(self._value) <= MOST_VALUE:
-            self._known.setdefault(self._name, self._value.decode("utf-8", "replace"))
+        if self._name is not None:
+            self._keep(self._name)
         self._rest = self._rest[at + len(self._delimiter) :]
         self._state, self._name, self._value = "mark", None, b""
         return True
@@ -69,16 +74,23 @@ class FormFields:
         end = self._rest.find(b"\r\n\r\n")
         if end < 0:
             if len(self._rest) > MOST_HEAD:
+                self.doubtful = True
                 self._end()
             return False
         head, self._rest = self._rest[:end], self._rest[end + 4 :]
         # An empty value is followed by the delimiter at once, whose line end is that of the head.
         self._rest = b"\r\n" + self._rest if self._rest.startswith(self._delimiter[2:]) else self._rest
-        found = _NAME.search(head)
-        name = None if found is None or _FILE.search(head) else found[1].decode("utf-8", "replace")
+        name = _name(head)
         self._name = name if name in self._wanted else None
         self._state = "value"
         return True
+
+    def _keep(self, name: str) -> None:
+        if len(self._value) > MOST_VALUE:
+            self.doubtful = True
+            return
+        value = self._value.decode("utf-8", "replace")
+        self.doubtful |= self._known.setdefault(name, value) != value
 
     def _take(self, data: bytes) -> None:
         if self._name is not None and len(self._value) <= MOST_VALUE:
@@ -86,3 +98,21 @@ class FormFields:
 
     def _end(self) -> None:
         self._state, self._rest = "over", b""
+
+
+def form_of(headers: Mapping[bytes, bytes], wanted: Collection[str]) -> FormFields | None:
+    """A reader for the request's form; None where it has none."""
+    kind = headers.get(b"content-type", b"")
+    if not kind.lower().startswith(b"multipart/form-data") or b"content-encoding" in headers:
+        return None
+    found = re.search(rb'boundary="?([^";\r\n]{1,200})', kind, re.IGNORECASE)
+    return None if found is None else FormFields(found[1], wanted)
+
+
+def _name(head: bytes) -> str | None:
+    """Of the field that has this head, as servers read it: by the rules of mail; None for a file."""
+    message = message_from_bytes(head.lstrip(b"\r\n") + b"\r\n\r\n")
+    if message.get_param("filename", header=DISPOSITION) is not None:
+        return None
+    name = message.get_param("name", header=DISPOSITION)
+    return None if name is None else collapse_rfc2231_value(name)

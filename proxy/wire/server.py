@@ -195,7 +195,9 @@ class Connection(asyncio.Protocol):
         if request is not None:
             request.complete = True
         if turn is not None:
+            self._reading = turn  # should it fail, it is the one that cannot be handled
             turn.complete()
+            self._reading = None
         elif self._turn is None:
             self.transport.close()  # an early answer was given; all of its request has now come
         if len(self._queue) > 1:

@@ -97,8 +97,8 @@ class AskingExchange(Exchange):
             super().begin()
 
     def data(self, data: bytes) -> None:
-        if self._waits and self.ask is not None and self.ask.form is not None:
-            self.ask.form.feed(data)
+        if self._waits:
+            self._read_on(data)
         super().data(data)
 
     def stop(self, why: str) -> None:

@@ -56,6 +56,8 @@ class Forward:
             self._dispatch()
 
     def gone(self) -> None:
+        if self._reply.begun and not self._over:
+            self._connection.abort()  # half an answer: nothing else can follow it
         self._over = True
         self._leave()
 

@@ -189,6 +189,18 @@ def test_a_form_that_names_two_models_is_not_for_a_key_for_one(gate_of: MakeGate
             gate.admit(known(gate), form(*models), 10)
 
 
+@pytest.mark.parametrize("name", ['NAME="model"', 'name = "model"', "name=model", "name*=utf-8''model"])
+def test_a_field_is_the_model_however_its_name_is_written(name: str, gate_of: MakeGate) -> None:
+    gate = gate_of(models=["whisper"])
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    first = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper\r\n'
+    other = b"--b\r\nContent-Disposition: form-data; %b\r\n\r\nother\r\n--b--\r\n" % name.encode()
+    with pytest.raises(Forbidden):
+        gate.admit(
+            known(gate), understand("POST", "/v1/audio/transcriptions", b"", headers, first + other), 10
+        )
+
+
 def test_who_is_charged_is_the_keys_project_unless_it_may_name_others(gate_of: MakeGate) -> None:
     for any_tenant, tenant in ((False, "p"), (True, "else")):
         request = ask()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from accounting.events import Media
-from proxy.media.ask import FIELDS, form_of, is_media, of_fields, of_json
-from proxy.media.form import FormFields
+from proxy.media.ask import FIELDS, is_media, of_fields, of_json
+from proxy.media.form import FormFields, form_of
 
 IMAGES, VIDEOS = "/v1/images/generations", "/v1/videos"
 
@@ -74,10 +74,10 @@ def test_a_form_without_an_end_is_not_kept() -> None:
 
 
 def test_forms_are_known_by_their_content_type() -> None:
-    assert form_of({b"content-type": b"multipart/form-data; boundary=XX"}) is not None
-    assert form_of({b"content-type": b'multipart/form-data; boundary="a b"'}) is not None
-    assert form_of({b"content-type": b"multipart/form-data"}) is None
-    assert form_of({b"content-type": b"application/json"}) is None
+    assert form_of({b"content-type": b"multipart/form-data; boundary=XX"}, FIELDS) is not None
+    assert form_of({b"content-type": b'Multipart/Form-Data; Boundary="a b"'}, FIELDS) is not None
+    assert form_of({b"content-type": b"multipart/form-data"}, FIELDS) is None
+    assert form_of({b"content-type": b"application/json"}, FIELDS) is None
 
 
 def test_only_posts_ask_for_media() -> None:

@@ -19,7 +19,7 @@ from tests.proxy.access.keyed import ADMIN_SECRET, guarded, keyed, limits_of, ne
 from tests.proxy.hand_engine import HandEngine, Wire
 from tests.proxy.raw_engine import whole
 from tests.proxy.replicas import gauges
-from tests.proxy.stack import Stack, until
+from tests.proxy.stack import Stack, metered, running, until
 from tests.proxy.workers.processes import Answered, ask, head, owner, port_of, request, sent, unread, wire_to
 from tests.proxy.workers.test_many import runs, workers
 
@@ -242,6 +242,15 @@ def test_a_form_goes_on_as_it_comes_once_it_is_let_in(stack: Stack, hand: HandEn
         wire.send(head(other, size, path=path, kind=kind) + begin + sound[:100_000])
         assert wire.answer()[0] == 403
         wire.close()
+        # A model that is named once more, behind what has gone on already.
+        more = b'\r\n--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nhand-left'
+        wire = wire_to(stack, source)
+        wire.send(head(secret, size + len(more), path=path, kind=kind) + begin + sound[:100_000])
+        engine = hand.next()
+        wire.send(sound[100_000:] + more + end)
+        assert wire.answer()[0] == 403
+        assert not engine.rest().endswith(end)  # and closed
+        wire.close()
 
 
 def test_a_killed_worker_gives_back_what_its_requests_held(stack: Stack, hand: HandEngine) -> None:
@@ -331,3 +340,26 @@ def test_a_client_waits_no_longer_than_it_may_for_a_main_process_that_hangs(
         finally:
             os.kill(stack.proxy.pid, signal.SIGCONT)
         until(lambda: ask(stack, 1, secret).status == 200, "what the first one was let in with is free")
+
+
+def test_what_is_complete_is_no_timeout_of_the_engine_while_the_main_process_hangs(
+    simulated: SimulatedEngine, tmp_path: Path
+) -> None:
+    settings = metered(simulated, server={"port": 0, "workers": 2}, timeouts={"total_s": 2.0})
+    with running(tmp_path, settings) as stack:
+        wires = [wire_to(stack, 1) for _ in range(4)]
+        os.kill(stack.proxy.pid, signal.SIGSTOP)
+        try:
+            for number, wire in enumerate(wires):
+                wire.send(request(None, stream=number % 2 == 0))
+            streams = wires[::2]
+            for wire in streams:
+                wire.until(b"data: [DONE]")
+            ready, _, _ = select([wire.socket for wire in wires[1::2]], [], [], 3.0)  # beyond the timeout
+            assert ready == []
+        finally:
+            os.kill(stack.proxy.pid, signal.SIGCONT)
+        for wire in streams:
+            assert b"error" not in wire.until(b"0\r\n\r\n")
+        assert [wire.answer()[0] for wire in wires[1::2]] == [200, 200]
+        assert gauges(stack, "backend_failures_total") == {"engine": 0.0}

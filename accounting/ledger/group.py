@@ -12,7 +12,8 @@ from accounting.ledger.intervals import INTERVAL_US
 from accounting.ledger.model import FEATURES, WorkModel
 from accounting.ledger.state import BackendState, GpuState
 
-SCALE_MEMORY = 0.2
+SCALE_FORGETS = 0.2
+"""What is forgotten of the earlier intervals' weight with each that follows."""
 MOST_SCALE = 10.0
 
 Floats = NDArray[np.float64]
@@ -33,6 +34,8 @@ class Group:
     """Intervals settled, of which more may become known. The model learns from them when they leave."""
     scale: float | None = None
     """How far measured energy has been above what the model says of late. None before the first work."""
+    scale_weight_j: float = 0.0
+    """Joules of work, as the model says, from which `scale` is known."""
     _prices: list[Floats] = field(default_factory=list)
     _price_lists: list[list[float]] = field(default_factory=list)
     _priced: tuple[Floats, bool] | None = None
@@ -74,8 +77,11 @@ def note_scale(group: Group, expected_j: float, energy_j: float) -> None:
     """Follow how far measured energy is above what the model says."""
     if energy_j > 0 and expected_j > 0:
         ratio = min(energy_j / expected_j, MOST_SCALE)
-        # The first one says how far the priors are off; then the model learns, and this follows.
-        group.scale = ratio if group.scale is None else group.scale + SCALE_MEMORY * (ratio - group.scale)
+        # The first one says how far the priors are off; then the model learns, and this follows. By weight:
+        # an interval with next to no work has the energy of the counter's whole step, ten times too much.
+        before_j = 0.0 if group.scale is None else (1 - SCALE_FORGETS) * group.scale_weight_j
+        group.scale_weight_j = before_j + expected_j
+        group.scale = ((group.scale or 0.0) * before_j + ratio * expected_j) / group.scale_weight_j
 
 
 def learn(group: Group, kept: Kept) -> bool:

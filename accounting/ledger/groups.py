@@ -27,7 +27,7 @@ class Groups:
         self.backends: dict[str, BackendState] = dict(state.backends)
         self.all: list[Group] = []
         self._models = dict(state.models)
-        self._scales = dict(state.scales)
+        self._scales, self._scale_weights = dict(state.scales), dict(state.scale_weights)
         self._histories = {key: History.of(history) for key, history in state.histories.items()}
         self._form()
 
@@ -39,6 +39,7 @@ class Groups:
             backends=self.backends,
             models=dict(self._models),
             scales=dict(self._scales),
+            scale_weights=dict(self._scale_weights),
             histories={key: history.state() for key, history in self._histories.items() if history.kept},
         )
 
@@ -133,13 +134,15 @@ class Groups:
     def _keep(self, group: Group) -> None:
         key = "\n".join(group.names)
         self._models[key], self._scales[key] = group.model.state(), group.scale
+        self._scale_weights[key] = group.scale_weight_j
         self._histories[key] = group.history
 
     def _forget_model(self, gpu: str) -> None:
         """What was learnt with this GPU holds no more."""
         for group in self.all:
             if any(g.gpu == gpu for g in group.gpus):
-                group.model, group.scale, group.history = WorkModel(len(group.backends)), None, History()
+                group.model, group.history = WorkModel(len(group.backends)), History()
+                group.scale, group.scale_weight_j = None, 0.0
 
     def _form(self) -> list[BookEntry]:
         """Find the groups anew: GPUs are together when a backend uses both."""
@@ -166,6 +169,7 @@ class Groups:
                     model=WorkModel(len(names), self._model(names)),
                     priors=[self._prior(name) for name in names],
                     scale=self._scales.get(key),
+                    scale_weight_j=self._scale_weights.get(key, 0.0),
                     history=self._histories.get(key) or History(),
                 )
             )

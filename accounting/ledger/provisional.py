@@ -6,6 +6,7 @@ from accounting.ledger import jobs
 from accounting.ledger.flights import Flights
 from accounting.ledger.group import Group
 from accounting.ledger.intervals import RING, number
+from accounting.ledger.state import GpuState
 from accounting.records import RequestRecord
 
 ESTIMATE_ERROR_PERCENT = 30
@@ -17,6 +18,7 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
 
     Before the model has seen any energy, the GPUs' present power is shared evenly by the requests in flight.
     Where a GPU gives neither, nothing is added, and energy_uj stays None if nothing else was measured.
+    Never more is added than the GPUs' power limits allow in that time.
     """
     column = int(flights.column[row])
     mine = group.gpus_of(column)
@@ -36,6 +38,7 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
         since = max(group.settled_us, int(flights.start[row]))
         energy = sum(powers) * max(record.finished_us - since, 0) // 1_000_000 // max(others, 1)
         added = [0, energy] if flights.first[row] else [energy, 0]
+    added = _possible(added, record, group, mine)
     record.prefill_uj = (record.prefill_uj or 0) + added[0]
     record.decode_uj = (record.decode_uj or 0) + added[1]
     record.energy_uj = record.prefill_uj + record.decode_uj
@@ -43,6 +46,17 @@ def add_estimate(record: RequestRecord, flights: Flights, row: int, group: Group
     record.method = method
     if record.meter == "none":
         record.meter = mine[0].method
+
+
+def _possible(added: list[int], record: RequestRecord, group: Group, gpus: list[GpuState]) -> list[int]:
+    """So much of it as these GPUs can draw while the request is open and not settled, in microjoules."""
+    limits = [gpu.power_limit_mw for gpu in gpus]
+    if None in limits:
+        return added
+    open_us = max(record.finished_us - max(group.settled_us, record.started_us), 0)
+    most = sum(limit for limit in limits if limit is not None) * open_us // 1_000
+    whole = sum(added)
+    return added if whole <= most else [part * most // whole for part in added]
 
 
 def _open_work(

@@ -214,6 +214,7 @@ class LedgerState(msgspec.Struct):
     histories: dict[str, HistoryState] = {}
     """By group: intervals of which more may become known."""
     scales: dict[str, float | None] = {}
+    scale_weights: dict[str, float] = {}
     """By group: how far measured energy has been above what the model says of late."""
     facts: dict[str, FactsState] = {}
     """By backend."""

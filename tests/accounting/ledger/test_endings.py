@@ -7,6 +7,7 @@ import pytest
 from accounting.events import (
     HANDLE_BITS,
     FirstToken,
+    MeterUp,
     RequestFinished,
     RequestStarted,
     ServiceEnded,
@@ -14,7 +15,9 @@ from accounting.events import (
     Status,
     Tick,
 )
+from accounting.ledger.group import Group, note_scale
 from accounting.ledger.intervals import HOLD_US, INTERVAL_US, MAX_WAIT_US
+from accounting.ledger.model import WorkModel
 from tests.accounting.ledger.story import (
     IDLE,
     TICK_US,
@@ -206,6 +209,31 @@ def test_in_a_steady_load_the_provisional_figure_is_near_the_final_one() -> None
     assert errors[len(errors) // 2] < 0.05
     assert errors[-1] < 0.15
     assert_all_charged(story)
+
+
+def test_an_estimate_is_no_more_than_the_gpu_can_draw() -> None:
+    """The model has learnt of small steps at a high price; the latest request is one of very many tokens."""
+    story = one_gpu((6.0, 600), (7.0, IDLE), (12.0, 690), (12.2, IDLE))
+    up = MeterUp(t_us=us(0.0), gpu="GPU-a", device="test", method="nvml-counter", power_limit_mw=700_000)
+    story.say(up)
+    story.request("small", 6.0, 6.1, 7.0, tokens=3)
+    story.run(12.2)
+    handle = story.request("large", 12.1, 12.15, 12.2, tokens=5_000)
+    story.run(12.25)
+    record = story.ledger.provisional(handle)
+    assert record is not None
+    assert 0 < energy_uj(record) <= 700 * 1e6 * 0.1
+
+
+def test_an_interval_of_next_to_no_work_does_not_sway_the_estimate() -> None:
+    group = Group(0, [], [], [], WorkModel(0), [])
+    for _ in range(5):
+        note_scale(group, expected_j=20.0, energy_j=24.0)
+    note_scale(group, expected_j=0.2, energy_j=9.0)
+    assert group.scale == pytest.approx(1.2, rel=0.05)
+    for _ in range(10):
+        note_scale(group, expected_j=20.0, energy_j=12.0)
+    assert group.scale == pytest.approx(0.6, rel=0.1)
 
 
 @pytest.mark.parametrize("status", ["engine_error", "aborted", "ok"])

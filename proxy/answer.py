@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from accounting.events import EngineTimes, Usage
+from proxy import lenient
 
 
 class _Details(msgspec.Struct):
@@ -59,22 +60,16 @@ class _Error(msgspec.Struct):
 
 _answers = msgspec.json.Decoder(Answer)
 _errors = msgspec.json.Decoder(_Error)
+_anything = msgspec.json.Decoder(msgspec.Raw)
 
 
 def parse(document: bytes) -> Answer | None:
     """None where the bytes are not a JSON object of roughly the expected form."""
-    try:
-        return _answers.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    return lenient.decode(_answers, document)
 
 
 def is_json(document: bytes) -> bool:
-    try:
-        msgspec.json.decode(document, type=msgspec.Raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
+    return lenient.decode(_anything, document) is not None or lenient.is_beyond(document)
 
 
 def usage_of(answer: Answer) -> Usage | None:

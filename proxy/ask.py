@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from accounting.events import Media
+from proxy import lenient
 from proxy.media import ask as media_ask
 from proxy.media.form import FormFields, form_of
 
@@ -56,6 +57,7 @@ class _Body(msgspec.Struct):
 
 
 _decoder = msgspec.json.Decoder(_Body)
+_list: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(list)
 
 
 @dataclass(slots=True)
@@ -165,9 +167,8 @@ def understand(method: str, path: str, query: bytes, headers: Headers, body: byt
             # A form that names several leaves open which one the engine takes.
             ask.model = None if ask.naming.doubtful else ask.naming.fields.get("model")
         return ask
-    try:
-        parsed = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    parsed = lenient.decode(_decoder, body)
+    if parsed is None:
         return ask
     ask.model = parsed.model if isinstance(parsed.model, str) else None
     ask.streamed = parsed.stream is True or (parsed.stream is not False and _true(parsed.stream))
@@ -228,12 +229,8 @@ def _sequences(parsed: _Body) -> int:
 
 
 def _prompts(raw: msgspec.Raw) -> list[Any]:
-    """Empty where they cannot be read, such as 1e999 or bytes that are no UTF-8: so far they were skipped."""
-    try:
-        prompts: list[Any] = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return []
-    return prompts
+    """Empty where they cannot be read, such as bytes that are no UTF-8: so far they were skipped."""
+    return lenient.decode(_list, bytes(raw)) or []
 
 
 def _most_tokens(parsed: _Body) -> int | None:

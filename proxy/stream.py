@@ -28,9 +28,9 @@ END_MARKS = (b'"finish_reason":"', b'"finish_reason": "', b'"choices":[]', b'"ch
              b'"response.incomplete"', b'"response.failed"', b'"message_stop"')  # fmt: skip
 """Patterns that only the end of a stream holds. A JSON string cannot hold them: its quotes are escaped."""
 
-MAX_HELD_BYTES = 1 << 20
-"""An event not finished after this many bytes is passed on as it comes."""
-
+MAX_HELD_BYTES = 8 << 20
+"""An event not finished after this many bytes is passed on as it comes. The last one of the responses API
+holds the whole answer, and what was asked."""
 
 TEXTS = (b'"content":"', b'"text":"')
 """What stands before a token's text, in chats and in completions."""

@@ -50,7 +50,6 @@ def command(config: Path | None, library: Path | None, as_json: bool) -> None:
     seconds: its steps, the cost of a read, and whether power tells the same. Ends with 0 where something can
     be measured, 1 where nothing can, 2 where the settings cannot be used.
     """
-    logging.disable(logging.WARNING)  # what meters log is in the answer
     if config is None and DEFAULT_FILE.exists():
         config = DEFAULT_FILE
     with usable_settings():
@@ -65,11 +64,14 @@ def command(config: Path | None, library: Path | None, as_json: bool) -> None:
 
 def _survey(settings: Settings) -> Survey:
     console = Console(stderr=True)
+    logging.disable(logging.WARNING)  # what meters log is in the answer
     try:
         with console.status("asking the meters and watching what they read (some seconds)"):
             return survey(settings)
     except MeterError as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _show(found: Survey) -> None:

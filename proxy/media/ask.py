@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from accounting.events import Media
+from proxy import lenient
 
 IMAGE_ROUTES = ("/v1/images/generations", "/v1/images/edits", "/v1/images/variations")
 VIDEO_ROUTES = ("/v1/videos", "/v1/videos/sync")
@@ -45,11 +46,8 @@ def is_media(method: str, path: str) -> bool:
 
 def of_json(path: str, body: bytes | bytearray) -> Media:
     """What a body asks for; all unknown where it cannot be read."""
-    try:
-        parsed = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return of_fields(path, {})
-    return of_fields(path, {name: getattr(parsed, name) for name in FIELDS})
+    parsed = lenient.decode(_decoder, body)
+    return of_fields(path, {} if parsed is None else {name: getattr(parsed, name) for name in FIELDS})
 
 
 def of_fields(path: str, fields: Mapping[str, Any]) -> Media:

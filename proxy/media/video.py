@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from accounting.events import Media, Status
+from proxy import lenient
 from proxy.media.ask import of_fields, size_of
 
 OVER: dict[str, Status] = {
@@ -60,11 +61,8 @@ _decoder = msgspec.json.Decoder(Video)
 
 def parse(document: bytes) -> Video | None:
     """None where this describes no job."""
-    try:
-        video = _decoder.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return video if video.id else None
+    video = lenient.decode(_decoder, document)
+    return video if video is not None and video.id else None
 
 
 def refined(asked: Media, video: Video) -> Media:

@@ -143,6 +143,8 @@ class Connection(asyncio.Protocol):
         self.paused = False
         if self._turn is not None:
             self._turn.resume()
+        elif self._queue:
+            self.loop.call_soon(self._next)
 
     # httptools
 
@@ -173,8 +175,9 @@ class Connection(asyncio.Protocol):
         )
         turn = self._open(request, version)
         self._reading, self._request = turn, request
-        if self._turn is None:
+        if self._turn is None and not self._queue and not self.paused:
             self._turn, self._turn_request = turn, request
+            self._deadline_s = self.loop.time() + self._front.limits.body_idle_s
             turn.begin()
         else:
             self._queue.append((request, turn))
@@ -310,7 +313,7 @@ class Connection(asyncio.Protocol):
             return front.refuse(self, request, 400, "the request names two hosts")
         if request.chunked and not request.http_11:
             return front.refuse(self, request, 400, "HTTP/1.0 knows no transfer-encoding")
-        if request.chunked and value_of(request.headers, b"transfer-encoding") != b"chunked":
+        if request.chunked and not _is_chunked(request):
             return front.refuse(self, request, 501, "the only transfer-encoding known here is chunked")
         if self._parser.should_upgrade() and (
             request.length or request.chunked or request.method == "CONNECT"
@@ -328,7 +331,8 @@ class Connection(asyncio.Protocol):
         return AppTurn(self, request, self._config, self._state, self._app_state)
 
     def _next(self) -> None:
-        if self._turn is not None or not self._queue or self.transport.is_closing():
+        """Begin with the next request that came, unless the client has still to take the answers before."""
+        if self._turn is not None or not self._queue or self.paused or self.transport.is_closing():
             return
         self._turn_request, self._turn = self._queue.popleft()
         if not self._queue:
@@ -384,6 +388,11 @@ class Connection(asyncio.Protocol):
         self._turn, self._turn_request = turn, request
         turn.begin()
         turn.complete()  # nothing more is waited for
+
+
+def _is_chunked(request: Request) -> bool:
+    coding = value_of(request.headers, b"transfer-encoding") or b""
+    return coding.lower() == b"chunked"  # RFC 9112, 7: names of codings have no case
 
 
 def _origin_form(target: bytes) -> bytes:

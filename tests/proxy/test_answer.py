@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from accounting.events import EngineTimes, Usage
 from proxy import answer
 from proxy.energy import energy_object, splice
+from proxy.lenient import MOST_BYTES
 from tests.accounting.store.examples import record
 from tests.proxy.test_ask import json_values
 
@@ -65,6 +66,29 @@ def test_times_that_an_engine_leaves_out_stay_unknown() -> None:
 )
 def test_what_is_no_answer_is_none(document: bytes) -> None:
     assert answer.parse(document) is None
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        rb'{"choices":[{"text":"\ud800"}],"usage":{"prompt_tokens":3}}',
+        b'{"choices":[{"logprob":-Infinity}],"usage":{"prompt_tokens":3}}',
+        b'\xef\xbb\xbf{"usage":{"prompt_tokens":3}}',
+    ],
+    ids=["a lone surrogate", "no number", "a byte order mark"],
+)
+def test_an_answer_that_only_pythons_reader_takes_has_its_usage(document: bytes) -> None:
+    assert answer.is_json(document)
+    found = answer.parse(document)
+    assert found is not None
+    assert answer.usage_of(found) == Usage(prompt_tokens=3)
+
+
+def test_what_cannot_be_judged_here_counts_as_json_and_half_of_it_does_not() -> None:
+    assert answer.is_json(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}")
+    assert answer.is_json(b'{"x":[' + b"NaN," * (MOST_BYTES // 4) + b"1]}")
+    assert not answer.is_json(b'{"x":[1,')
+    assert not answer.is_json(b"<html>")
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,26 @@ def test_no_body_makes_it_fail(body: bytes) -> None:
     assert ask(body).body == body
 
 
+LOOSE = {
+    "a lone surrogate": rb'{"model":"m","stream":true,"prompt":["\ud800","b"]}',
+    "a number beyond a double": rb'{"model":"m","stream":true,"prompt":["a","b"],"x":[1e999]}',
+    "NaN": rb'{"model":"m","stream":true,"prompt":["a","b"],"temperature":NaN}',
+    "a byte order mark": b'\xef\xbb\xbf{"model":"m","stream":true,"prompt":["a","b"]}',
+}
+
+
+@pytest.mark.parametrize("body", LOOSE.values(), ids=LOOSE)
+def test_what_only_pythons_reader_takes_is_read_all_the_same(body: bytes) -> None:
+    asked = ask(body, path="/v1/completions")
+    assert (asked.model, asked.streamed, asked.sequences) == ("m", True, 2)
+    assert asked.forced_body is not None
+    assert asked.forced_body.startswith(body[:-1])
+
+
+def test_prompts_that_cannot_be_read_are_one() -> None:
+    assert ask(rb'{"model":"m","prompt":[1e999]}', path="/v1/completions").sequences == 1
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

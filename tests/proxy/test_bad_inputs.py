@@ -252,6 +252,31 @@ def test_a_refusal_inside_a_stream_is_the_clients_fault(raw: RawEngine, raw_stac
     assert raw_stack.ended(request_id, "client_error", 200)["error"] == "too long"
 
 
+@pytest.mark.parametrize(("status", "asked"), [("400 Bad Request", 2), ("429 Too Many Requests", 1)])
+def test_only_an_answer_that_judges_the_body_is_asked_for_in_the_clients_own_words(
+    raw: RawEngine, raw_stack: Stack, status: str, asked: int
+) -> None:
+    before = len(raw.received)
+    for _ in range(asked):
+        raw.answer(whole(b'{"error":{"message":"no"}}', status=status))
+    body = json.dumps({**RAW, "stream": True}).encode()
+    assert raw_stack.post(body).status_code == int(status[:3])
+    sent = raw.received[before:]
+    assert len(sent) == asked
+    assert b"include_usage" in sent[0].body
+    assert sent[-1].body == body or asked == 1
+
+
+def test_the_media_type_of_a_stream_has_no_case(raw: RawEngine, raw_stack: Stack) -> None:
+    last = FIRST.replace(b"null", b'"stop"')
+    usage = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n'
+    stream = stream_head("Text/Event-Stream") + chunk(FIRST + last + usage + b"data: [DONE]\n\n") + chunk(b"")
+    raw.answer(stream)
+    request_id = new_id()
+    raw_stack.post({**RAW, "stream": True}, request_id=request_id)
+    assert raw_stack.ended(request_id, "ok", 200)["completion_tokens"] == 2
+
+
 def test_a_request_that_hangs_in_the_engine_ends_when_the_client_leaves(
     stack: Stack, simulated: SimulatedEngine
 ) -> None:

@@ -348,6 +348,18 @@ def test_text_that_looks_like_an_end_is_just_text(said: str) -> None:
     assert seen.tokens == 1
 
 
+def test_the_last_event_of_the_responses_api_is_read_though_it_holds_all_of_the_answer() -> None:
+    said = {
+        "status": "completed",
+        "output": "x" * 3_000_000,
+        "usage": {"input_tokens": 9, "output_tokens": 3},
+    }
+    last = b"event: response.completed\n" + event(type="response.completed", response=said)
+    seen = play([last[at : at + 65_536] for at in range(0, len(last), 65_536)])
+    assert seen.stream.usage == CLOSED_USAGE
+    assert seen.stream.finished
+
+
 def test_a_huge_event_is_passed_on_before_it_ends() -> None:
     stream = EventStream(Fingerprint(), lambda _: None, forced=True, show_usage=False)
     start = b'data: {"choices":[{"text":"' + b"x" * MAX_HELD_BYTES

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from benchmarks.rig.processes import memory_bytes
 from tests.proxy.hand_engine import HandEngine, Wire
 from tests.proxy.raw_engine import chunk, stream_head
 from tests.proxy.stack import Stack, running
@@ -140,6 +141,41 @@ def test_an_answer_before_the_body_is_whole_is_passed_on_and_ends_both_connectio
         assert (status, headers["connection"], body) == (413, "close", b"no")
         assert wire.is_closed()
         one.rest()
+
+
+@pytest.mark.parametrize("rest", [b"no chunk\r\n", b""], ids=["what is no chunk", "nothing"])
+def test_half_an_answer_is_followed_by_no_other(hurried: Stack, engine: HandEngine, rest: bytes) -> None:
+    """The request's body turns bad, or stops, when its answer has begun."""
+    with client(hurried) as wire:
+        head = upload(FORM, 0).replace(b"content-length: 0", b"transfer-encoding: chunked")
+        wire.send(head + chunk(b"s" * 100_000))
+        one = engine.next()
+        one.until(b"\r\n\r\n")
+        one.send(stream_head() + chunk(EVENT))
+        wire.until(EVENT + b"\r\n")
+        wire.send(rest)
+        assert wire.rest() == b""
+        one.rest()
+
+
+def test_an_answer_keeps_no_body_in_memory(proxy: Stack, engine: HandEngine) -> None:
+    """Requests of 4 MB, answers of 4 MB; with the garbage collector's help alone hundreds of MB are held."""
+    size = 4_000_000
+    body = b'{"model":"raw","x":"' + b"x" * size + b'"}'
+    said = b'{"choices":[],"x":"' + b"x" * size + b'"}'
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(said)
+    before, one = 0, None
+    with client(proxy) as wire:
+        for number in range(44):
+            wire.send(post(body))
+            one = engine.next() if one is None else one
+            one.until(b"\r\n\r\n")
+            one.exactly(len(body))
+            one.send(head + said)
+            assert len(wire.answer()[2]) == len(said)
+            if number == 4:
+                before = memory_bytes(proxy.proxy.pid)
+        assert memory_bytes(proxy.proxy.pid) - before < 10 * size
 
 
 # Slow readers and those who leave

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import select
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.proxy.hand_engine import HandEngine, Wire
+from tests.proxy.hand_engine import DEADLINE_S, HandEngine, Wire
 from tests.proxy.raw_engine import chunk, stream_head
 from tests.proxy.stack import Stack, until
 from tests.proxy.wire.conftest import BODY_MB, HEAD_KB
@@ -180,6 +180,42 @@ def test_many_pipelined_requests_are_not_read_ahead_without_bound(proxy: Stack, 
         one.send(KEPT)
         assert wire.answer()[2] == SAID
         assert wire.answer()[0] == 405
+        one.close()
+
+
+def test_who_pipelines_and_does_not_read_is_not_answered_without_bound(
+    proxy: Stack, engine: HandEngine
+) -> None:
+    answer = b'{"choices":[' + b" " * 1_000_000 + b"]}"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(answer)
+    with client(proxy, receive_buffer=4096) as wire:
+        wire.send(post() * 50)
+        one = engine.next()
+        asked = 0
+        one.socket.settimeout(1.0)
+        with suppress(TimeoutError):
+            while asked < 50:
+                one.until(BODY)
+                asked += 1
+                one.send(head + answer)
+        assert asked < 20
+        one.socket.settimeout(DEADLINE_S)
+        for number in range(50):  # and gets all of it, in its own time
+            if number >= asked:
+                one.until(BODY)
+                one.send(head + answer)
+            assert wire.answer()[2] == answer
+        one.close()
+
+
+def test_the_names_of_codings_have_no_case(proxy: Stack, engine: HandEngine) -> None:
+    with client(proxy) as wire:
+        wire.send(post(chunk(BODY) + chunk(b""), "Transfer-Encoding: Chunked"))
+        one = engine.next()
+        one.until(BODY)
+        one.send(KEPT.replace(b"application/json", b"Application/JSON"))
+        status, headers, body = wire.answer()
+        assert (status, headers["content-type"], body) == (200, "Application/JSON", SAID)
         one.close()
 
 

@@ -20,6 +20,9 @@ from proxy.stream import Fingerprint
 
 log = logging.getLogger(__name__)
 
+ANY_MODEL = "\0any"
+"""Stands for the model of what is not about one, such as OPTIONS."""
+
 RECENT_S = 10.0
 """Latencies older than this say nothing of now."""
 
@@ -230,7 +233,7 @@ class Backends:
         return choice.pick(able, self.routing, now_s, session=session, prefix=prefix)
 
     def _serving(self, model: str | None) -> list[Backend]:
-        if len(self.all) == 1:
+        if len(self.all) == 1 or model == ANY_MODEL:
             return self.all
         if model is None:
             raise BadRequest("you must provide a model parameter", param="model")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from proxy.account import Account
 from proxy.ask import Ask, is_json, understand
 from proxy.attempt import Attempt
-from proxy.backends import Backend
+from proxy.backends import ANY_MODEL, Backend
 from proxy.errors import ApiError, BackendTimeout, BodyTooLarge, Forbidden
 from proxy.hints import Hints
 from proxy.media.ask import of_fields
@@ -79,7 +79,7 @@ class Exchange:
         self._begun = True
         self._began_s = monotonic()  # the loop's time stands still within a round
         request, gate = self.request, self.relay.gate
-        if gate is not None:
+        if gate is not None and not request.is_preflight:
             try:
                 self.holder = gate.know(request.headers)
             except ApiError as refusal:  # before any of the body is taken
@@ -219,7 +219,7 @@ class Exchange:
             return
         try:
             hints = relay.backends.hints(ask.headers, ask.body, length=account.body_bytes)
-            backend = relay.backends.choose(ask.model, session=hints.session, prefix=hints.prefix)
+            backend = relay.backends.choose(self._model, session=hints.session, prefix=hints.prefix)
         except ApiError as refusal:
             self._reject(refusal)
             return
@@ -227,6 +227,13 @@ class Exchange:
         self.span = relay.arriving(ask) if ask.accounted else None
         account.open(backend.id)
         self._try(backend)
+
+    @property
+    def _model(self) -> str | None:
+        """Whose backends may be asked."""
+        if self.request.method == "OPTIONS":
+            return ANY_MODEL
+        return None if self.ask is None else self.ask.model
 
     def _try(self, backend: Backend) -> None:
         self._tried.append(backend)
@@ -243,7 +250,7 @@ class Exchange:
         return self.relay.backends.again(
             failure,
             self._tried,
-            ask.model,
+            self._model,
             session=hints.session,
             prefix=hints.prefix,
             answered=self.reply.begun,

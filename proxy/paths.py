@@ -15,7 +15,6 @@ _ENGINE_WORK = ("/pooling", "/classify", "/score", "/rerank", "/v2/rerank")
 RELAYED = frozenset((*_ENGINE_TOOLS, *_ENGINE_WORK))
 """Engine routes outside /v1 that pass through. Others may administer the engine and are not offered."""
 
-
 OWN = ("/v1/energy", "/v1/organization", "/v1/keys", "/v1/limits", "/v1/access")
 """With all that is below them: engines have nothing there, and would record what was mistyped."""
 
@@ -41,6 +40,8 @@ def relayed(own: Sequence[str], backends: Backends) -> Callable[[str, str], bool
             path = unquote(path)
         if is_media(method, path):  # to begin one is an engine's work, to look after it is ours
             return True
+        if method == "OPTIONS" and path.startswith("/v1/"):
+            return path not in OWN and not path.startswith(below)
         if path.startswith("/v1/"):
             if path.startswith("/v1/models") and len(backends.all) == 1:
                 return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
@@ -28,6 +29,8 @@ def create_app(engine: Engine, config: Config) -> FastAPI:
     surface = Surface(engine, config)
 
     app = FastAPI(title="joulegate simulator", docs_url=None, redoc_url=None)
+    # As vLLM does by default.
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, EngineError)

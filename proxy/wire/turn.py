@@ -34,6 +34,14 @@ class Request:
             elif name == b"expect":
                 self.expects_continue = http_11 and value.lower() == b"100-continue"
 
+    @property
+    def is_preflight(self) -> bool:
+        """A browser's question whether a page may send a request (Fetch standard, 4.8); it shows no key."""
+        if self.method != "OPTIONS" or self.length or self.chunked or self.upgrade:
+            return False
+        names = {name for name, _ in self.headers}
+        return b"origin" in names and b"access-control-request-method" in names
+
 
 class Turn(Protocol):
     """Whoever answers a request. It calls `Connection.done` once all of the answer is written."""

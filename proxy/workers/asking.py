@@ -130,6 +130,9 @@ class AskingExchange(Exchange):
     def _dispatch(self) -> None:
         if self._waits or self._no_main():  # more of the body came, or its end
             return
+        if self.request.is_preflight:
+            super()._dispatch()
+            return
         ask = self._understand()
         self._wait()
         self._door.enter(self, self._hashed, ask, self.account.body_bytes)

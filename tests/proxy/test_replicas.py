@@ -54,6 +54,13 @@ def record_of(stack: Stack, request_id: str) -> dict[str, object]:
     return until(final, f"the record of {request_id}")
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/v1/videos/x"])
+def test_a_browsers_question_goes_to_any_of_them(replicas: Stack, path: str) -> None:
+    asks = {"origin": "http://page.example", "access-control-request-method": "POST"}
+    answer = replicas.client.options(path, headers=asks)
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+
+
 def test_a_session_stays_on_one_replica_and_sessions_spread(replicas: Stack) -> None:
     sessions = [f"session-{n}" for n in range(8)]
     sent = {session: ids(3) for session in sessions}

@@ -90,6 +90,19 @@ def test_health_and_the_document_are_open(stack: Stack) -> None:
         assert httpx.get(stack.proxy.url + path).status_code == 200
 
 
+ASKS = {"origin": "http://page.example", "access-control-request-method": "POST"}
+
+
+def test_a_browsers_question_needs_no_key_and_nothing_else_does_without(stack: Stack) -> None:
+    for path in (CHAT, "/v1/models"):
+        answer = httpx.options(stack.proxy.url + path, headers=ASKS)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+        assert httpx.options(stack.proxy.url + path).status_code == 401
+        assert httpx.request("OPTIONS", stack.proxy.url + path, headers=ASKS, json={}).status_code == 401
+        assert httpx.request("POST", stack.proxy.url + path, headers=ASKS).status_code == 401
+    assert httpx.options(stack.proxy.url + "/v1/energy/requests", headers=ASKS).status_code == 401
+
+
 def test_a_large_body_is_not_taken_from_a_stranger(stack: Stack) -> None:
     host, port = stack.proxy.url.removeprefix("http://").split(":")
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\nexpect: 100-continue\r\n\r\n"

@@ -78,6 +78,14 @@ def alike(told: Answered) -> tuple[object, ...]:
     return told.status, kept, told.body
 
 
+def test_a_browsers_question_needs_no_key_in_any_process(stack: Stack) -> None:
+    origin = b"host: x\r\norigin: http://page.example"
+    asks = origin + b"\r\naccess-control-request-method: POST"
+    question = b"OPTIONS /v1/chat/completions HTTP/1.1\r\n%b\r\n\r\n"
+    assert [sent(stack, source, question % asks).status for source in ALL] == [200, 200, 200]
+    assert [sent(stack, source, question % origin).status for source in ALL] == [401, 401, 401]
+
+
 def test_every_process_refuses_in_the_same_words(stack: Stack) -> None:
     _, narrow = new_key(stack, project="narrow", models=["tiny"], limits={"tokens_per_minute": 1_000_000})
     _, broke = new_key(stack, project="broke", limits={"joules_per_day": 0, "requests_per_minute": 60})

@@ -193,7 +193,7 @@ def is_json(headers: Headers) -> bool:
             kind = value
         elif name == b"content-encoding" and encoding is None:
             encoding = value
-    return kind is not None and b"json" in kind.lower() and encoding is None
+    return kind is not None and b"json" in kind.lower() and encoding in (None, b"identity")
 
 
 def utf8_or_latin1(value: bytes) -> str:

@@ -6,6 +6,7 @@ before it was used is replaced here) it tells the exchange, which may begin anot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ from proxy.wire.pool import ConnectTimeout
 
 if TYPE_CHECKING:
     from proxy.exchange import Exchange
+
+LINES = re.compile(rb"ndjson|jsonl|json-seq|jsonlines")
+"""Media types of many documents, which come one by one."""
 
 JUDGED = (400, 422)
 """Answers that judge a body. Any other (429, 401, 404) would be the same for the client's own words."""
@@ -180,7 +184,7 @@ class Attempt:
             return StreamPassing(
                 answer, reply, account, line, backend.fingerprint, energy, pue, forced=exchange.forced
             )
-        if not account.kept or b"json" not in kind:
+        if not account.kept or b"json" not in kind or LINES.search(kind):
             return PlainPassing(answer, reply, account)
         how = DocumentPassing
         if account.ask.media is not None and answer.status < 300:

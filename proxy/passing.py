@@ -17,7 +17,7 @@ from proxy.errors import ApiError, BackendFailed
 from proxy.settings import Energy
 from proxy.stream import EventStream, Fingerprint
 from proxy.wire.client import Answer, Line
-from proxy.wire.head import FRAMING, Header, Headers, dropped, write_answer
+from proxy.wire.head import FRAMING, NO_BODY, Header, Headers, dropped, write_answer
 from proxy.wire.reply import Reply
 from proxy.wire.server import Connection
 
@@ -203,7 +203,7 @@ class DocumentPassing:
     def over(self) -> None:
         answer, account = self._answer, self._account
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        plain = answer.header(b"content-encoding") is None
+        plain = answer.header(b"content-encoding") in (None, b"identity") and answer.status not in NO_BODY
         parsed = answers.parse(body) if plain else None
         if answer.status < 300 and plain and parsed is None and not answers.is_json(body):
             raise BackendFailed(f"backend {self._backend_id} answered something that is not JSON")

@@ -38,6 +38,8 @@ def relayed(own: Sequence[str], backends: Backends) -> Callable[[str, str], bool
     def decide(method: str, path: str) -> bool:
         if "%" in path:
             path = unquote(path)
+        if "/.." in path:  # what stands before an engine might take it for another path
+            return False
         if is_media(method, path):  # to begin one is an engine's work, to look after it is ours
             return True
         if method == "OPTIONS" and path.startswith("/v1/"):

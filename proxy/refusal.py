@@ -8,6 +8,7 @@ from proxy.ask import header
 from proxy.errors import (
     ApiError,
     BadRequest,
+    BodyTooLarge,
     HeadTooLarge,
     NotSupported,
     RequestTimeout,
@@ -71,7 +72,7 @@ class Refusal:
 
 REFUSALS: dict[int, type[ApiError]] = {
     error.status: error
-    for error in (BadRequest, RequestTimeout, HeadTooLarge, NotSupported, VersionNotSupported)
+    for error in (BadRequest, RequestTimeout, BodyTooLarge, HeadTooLarge, NotSupported, VersionNotSupported)
 }
 
 

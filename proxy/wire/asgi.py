@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("uvicorn.error")
 
 BODY_BYTES = 1_000_000
-"""The application's own routes take small bodies only: a longer one breaks the connection."""
+"""The application's own routes take small bodies only."""
 
 
 class AppTurn:
@@ -40,6 +40,7 @@ class AppTurn:
             config.load()
         self._connection, self._config, self._state = connection, config, state
         self._flow = FlowControl(connection.transport)
+        self._announced = request.length or 0
         self._began = False
         self._cycle = RequestResponseCycle(
             scope=_scope(connection, request, config, app_state),
@@ -57,6 +58,8 @@ class AppTurn:
 
     def begin(self) -> None:
         self._began = True
+        if self._is_too_large():
+            return
         if self._connection.draining:
             self._cycle.keep_alive = False
         if self._connection.paused:
@@ -66,10 +69,20 @@ class AppTurn:
         self._state.tasks.add(task)
 
     def data(self, data: bytes) -> None:
+        if self._cycle.disconnected:
+            return
         self._cycle.body += data
-        if len(self._cycle.body) > BODY_BYTES:
+        if not self._began or not self._is_too_large():
+            self._cycle.message_event.set()
+
+    def _is_too_large(self) -> bool:
+        if max(len(self._cycle.body), self._announced) <= BODY_BYTES:
+            return False
+        if self._cycle.response_started:
             self._connection.abort()
-        self._cycle.message_event.set()
+        else:
+            self._connection.refuse(self, 413, f"the request body is larger than {BODY_BYTES} bytes")
+        return True
 
     def complete(self) -> None:
         self._cycle.more_body = False

@@ -73,8 +73,8 @@ class Line(asyncio.Protocol):
 
     __slots__ = ("_answer", "_between", "_caller", "_complete", "_headers", "_keep_alive", "_loop", "_parser",
                  "_parts", "_paused", "_pool", "_reason", "_sent_whole", "_started", "_switched", "_to_head",
-                 "_until_close", "framed", "full", "idle_since_s", "last_s", "on_body", "sink", "transport",
-                 "used")  # fmt: skip
+                 "_trailers", "_until_close", "_whole", "framed", "full", "idle_since_s", "last_s", "on_body",
+                 "sink", "transport", "used")  # fmt: skip
 
     def __init__(self, pool: Pool, loop: asyncio.AbstractEventLoop) -> None:
         self._pool, self._loop = pool, loop
@@ -100,7 +100,9 @@ class Line(asyncio.Protocol):
 
     def _new(self) -> None:
         self._headers: list[Header] = []
+        self._trailers: list[Header] = []
         self._reason = b""
+        self._whole = 0
         self._answer: Answer | None = None
         self._started = self._complete = self._keep_alive = self._until_close = self._switched = False
         self._between = False
@@ -179,6 +181,8 @@ class Line(asyncio.Protocol):
             self._keep_alive = False  # bytes after the end of the answer
         if not data.endswith(b"\r\n"):
             self._between = False
+        if self._complete:
+            del self._parts[self._whole :]  # of an answer that nobody asked for
         if self._parts:
             self._hand_on()
         if self._complete:
@@ -216,6 +220,9 @@ class Line(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        if self._complete:
+            self._keep_alive = False  # a second answer: this line is out of step
+            return
         status = self._parser.get_status_code()
         if status < 200:
             if status != 101:
@@ -239,8 +246,9 @@ class Line(asyncio.Protocol):
         self._between = True
 
     def on_message_complete(self) -> None:
-        if self._answer is not None:
-            self._complete = True
+        if self._answer is not None and not self._complete:
+            self._complete, self._whole = True, len(self._parts)
+            self._trailers, self._headers = self._headers, []
 
     # inside
 
@@ -263,7 +271,7 @@ class Line(asyncio.Protocol):
         else:
             self.transport.close()
         if caller is not None:
-            caller.ended(self._headers)
+            caller.ended(self._trailers)
 
     def _break(self, how: Broken) -> None:
         caller, self._caller = self._caller, None

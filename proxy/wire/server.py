@@ -58,10 +58,10 @@ class Front:
 class Connection(asyncio.Protocol):
     """One client's connection."""
 
-    __slots__ = ("_app_state", "_config", "_deadline_s", "_dull", "_early", "_fault", "_front", "_head_bytes",
-                 "_headers", "_held", "_in_head", "_parser", "_queue", "_queued_bytes", "_reading",
-                 "_request", "_state", "_tunnel", "_turn", "_turn_request", "_unsent", "_url", "draining",
-                 "loop", "paused", "transport")  # fmt: skip
+    __slots__ = ("_app_state", "_config", "_deadline_s", "_dull", "_early", "_ended", "_fault", "_front",
+                 "_head_bytes", "_headers", "_held", "_in_head", "_parser", "_queue", "_queued_bytes",
+                 "_reading", "_request", "_state", "_tunnel", "_turn", "_turn_request", "_unsent", "_url",
+                 "draining", "loop", "paused", "transport")  # fmt: skip
 
     def __init__(
         self,
@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         self._reading: Turn | None = None  # whose body is being read
         self._request: Request | None = None  # likewise
         self._dull = False  # what comes is thrown away
+        self._ended = False  # all that there is to say has been said
         self._tunnel: Callable[[bytes], None] | None = None
         self._early = b""  # what came before the tunnel was made
         self._fault: str | None = None
@@ -224,6 +225,7 @@ class Connection(asyncio.Protocol):
             # Closing at once could reset the connection before the client has read the answer.
             self._reading = None
             self._deadline_s = self.loop.time() + LINGER_S
+            self._ended = True
             self.transport.write_eof()
         elif not request.keep_alive or self.draining:
             self.transport.close()
@@ -240,6 +242,11 @@ class Connection(asyncio.Protocol):
         early, self._early = self._early, b""
         if early:
             take(early)
+
+    def refuse(self, turn: Turn, status: int, message: str) -> None:
+        """In place of the turn's answer, of which nothing was written, say this, and close."""
+        self._drop(turn)
+        self._refuse(status, message)
 
     def abort(self) -> None:
         """Break the connection: what was written is not the whole of an answer."""
@@ -379,9 +386,9 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Say what is wrong, outside of any turn, and close."""
-        if self.transport.is_closing():
-            return
         self._dull = True
+        if self.transport.is_closing() or self._ended:
+            return
         self._fault = None
         request = Request("GET", b"/", [], http_11=True, keep_alive=False)
         turn = self._front.refuse(self, request, status, message)

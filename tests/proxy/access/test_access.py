@@ -224,6 +224,11 @@ def test_a_body_that_is_no_json_object_is_told_what_to_be(
         assert (error["message"], error["param"]) == (f"the body has to be {says}", None)
 
 
+def test_a_body_that_grows_too_large_on_its_way_is_refused(stack: Stack) -> None:
+    answer = stack.client.post("/v1/keys", content=(b" " * 100_000 for _ in range(12)))
+    assert (answer.status_code, error_of(answer)["code"]) == (413, "request_too_large")
+
+
 def test_a_body_that_is_not_json_at_all_is_told_where(stack: Stack) -> None:
     answer = stack.client.post("/v1/keys", content=b'{"name"', headers={"content-type": "application/json"})
     assert answer.status_code == 400

@@ -130,6 +130,15 @@ def test_chunks_that_come_together_are_one_piece_and_trailers_are_told_apart() -
     assert (seen.pieces, seen.trailers) == ([b"abcd"], [(b"x-sum", b"4")])
 
 
+@pytest.mark.parametrize("trailer", [b"", b"digest: x\r\n"], ids=["plain", "with a trailer"])
+def test_of_two_answers_that_come_together_the_first_one_counts(trailer: bytes) -> None:
+    first = stream_head() + chunk(b"first") + b"0\r\n" + trailer + b"\r\n"
+    seen = once(first + whole(b"second", status="404 Not Found", headers=["digest: y"]))
+    assert seen.answer is not None
+    assert (seen.answer.status, b"".join(seen.pieces)) == (200, b"first")
+    assert seen.trailers == ([(b"digest", b"x")] if trailer else [])
+
+
 def test_interim_answers_are_passed_over() -> None:
     seen = once(b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n" + whole(b"{}"))
     assert seen.answer is not None
@@ -174,8 +183,9 @@ async def _keeping(
         (stream_head() + chunk(b"a") + chunk(b""), True),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n", False),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\nmore", False),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n" * 2, False),
     ],
-    ids=["of a length", "in chunks", "that closes", "with bytes after its end"],
+    ids=["of a length", "in chunks", "that closes", "with bytes after its end", "with another one"],
 )
 def test_a_line_is_used_again_after_a_sound_answer(answer: bytes, again: bool) -> None:
     async def run() -> list[int]:

@@ -129,6 +129,18 @@ def test_a_form_that_grows_too_large_is_cut_off_on_both_sides(proxy: Stack, engi
             assert len(taken.result()) < BODY_MB * 1.1e6
 
 
+def test_documents_that_come_one_by_one_go_on_so(proxy: Stack, engine: HandEngine) -> None:
+    with client(proxy) as wire:
+        wire.send(post())
+        one = engine.next()
+        one.until(BODY)
+        one.send(stream_head("application/x-ndjson") + chunk(b'{"a":1}\n'))
+        wire.until(b'{"a":1}\n\r\n')
+        one.send(chunk(b""))
+        wire.until(b"0\r\n\r\n")
+        one.close()
+
+
 def test_an_answer_before_the_body_is_whole_is_passed_on_and_ends_both_connections(
     proxy: Stack, engine: HandEngine
 ) -> None:

@@ -15,6 +15,7 @@ from tests.proxy.stack import Stack, until
 from tests.proxy.wire.conftest import BODY_MB, HEAD_KB
 
 BODY = b'{"model":"raw","messages":[{}]}'
+CHUNKED = "transfer-encoding: chunked"
 SAID = b'{"choices":[]}'
 KEPT = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(SAID) + SAID
 
@@ -242,6 +243,32 @@ def test_a_connection_that_the_client_wants_closed_is(proxy: Stack, engine: Hand
         assert (status, headers["connection"], body) == (200, "close", SAID)
         assert wire.is_closed()
         one.close()
+
+
+def test_joulegates_own_routes_take_small_bodies_and_say_so(proxy: Stack) -> None:
+    with client(proxy) as wire:
+        wire.send(post(b" " * 1_000_001, path="/v1/keys"))
+        status, headers, said = wire.answer()
+        assert (status, headers["connection"], "1000000 bytes" in error_code(said)) == (413, "close", True)
+        assert wire.is_closed()
+
+
+def test_nonsense_behind_a_refusal_is_nothing_to_answer(proxy: Stack) -> None:
+    with client(proxy) as wire:
+        wire.send(post(chunk(b"x"), CHUNKED, "transfer-encoding: gzip"))
+        assert wire.answer()[0] in (400, 501)
+        wire.send(b"nonsense\r\n" * 100)
+        assert wire.rest() == b""
+    assert "write_eof" not in proxy.proxy.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/../metrics", "/v1/files/..", "/v1/%2e%2e/metrics", "/v1/a/..%2f..%2fmetrics"]
+)
+def test_a_path_that_climbs_goes_to_no_engine(proxy: Stack, path: str) -> None:
+    with client(proxy) as wire:
+        wire.send(f"GET {path} HTTP/1.1\r\nhost: h\r\n\r\n".encode())
+        assert wire.answer()[0] == 404
 
 
 def test_a_head_gets_the_length_and_no_body(proxy: Stack, engine: HandEngine) -> None:

@@ -138,6 +138,7 @@ class GpuMetrics:
             "utilization_ratio": None if use is None else use / 100,
             "clock_reasons": None if said is None else said.clock_reasons,
             "energy_joules": device.energy_mj / 1000 if device.reads else None,
+            "energy_at": device.edges[-1][0] / 1e6 if device.edges else None,
             "fault": None if down is None else f"{down.code}: {down.message}",
         }
 

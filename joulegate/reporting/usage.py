@@ -50,9 +50,9 @@ def report_document(
     return Document("joulegate report", [("Period", period)], tables, list(_notes(found, books)))
 
 
-def _usage(found: Found, groups: Sequence[Group], terms: Terms, *, by_day: bool) -> Table:
-    currency = terms.currency
-    columns = [
+def columns_of(groups: Sequence[Group], currency: str | None, *, by_day: bool) -> list[Column]:
+    """Of the table of usage."""
+    return [
         *([Column("day")] if by_day else []),
         *(Column(NAMES[group], folds=True) for group in groups),
         Column("requests"),
@@ -74,6 +74,11 @@ def _usage(found: Found, groups: Sequence[Group], terms: Terms, *, by_day: bool)
         ),
         Column("not measured", "requests", rank=13, key="requests_without_energy", spare="nothing"),
     ]
+
+
+def _usage(found: Found, groups: Sequence[Group], terms: Terms, *, by_day: bool) -> Table:
+    currency = terms.currency
+    columns = columns_of(groups, currency, by_day=by_day)
     rows: list[list[Cell]] = []
     whole = Sums()
     for t_us, by_key in found.items():

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from joulegate.sweep import keys
 from joulegate.sweep.plan import SweepError
@@ -20,6 +19,8 @@ MOST_ROWS = 9_000
 """Below what one answer of the books may have."""
 
 Record = dict[str, Any]
+Reading = tuple[float, float]
+"""A time, and the joules that a meter had counted by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Api:
     def check(self) -> None:
         """Raises SweepError where it does not show all that a sweep asks for."""
         self._get("/v1/energy/books", start_time=time.time() - 1)
-        self.meter_joules()
+        self.meters()
 
     def version(self) -> str:
         """Of the joulegate that serves, as its OpenAPI document says."""
@@ -119,13 +120,12 @@ class Api:
         rows = [self._get("/v1/energy/books", gpu=gpu, start_time=begin_s)["data"] for gpu in sorted(gpus)]
         return sum(int(row["requests_uj"]) for found in rows for row in found)
 
-    def meter_joules(self) -> dict[str, float]:
-        """By GPU: joules that its meter has counted since joulegate started."""
+    def meters(self) -> dict[str, Reading]:
+        """By GPU: what its meter has counted since joulegate started, and when that was so."""
         return {
-            sample.labels["gpu"]: sample.value
-            for family in text_string_to_metric_families(self._ask("/metrics").text)
-            for sample in family.samples
-            if sample.name == "hw_energy_joules_total" and sample.labels["hw_type"] == "gpu"
+            row["gpu"]: (row["energy_at"], row["energy_joules"])
+            for row in self._get("/v1/energy/devices")["data"]
+            if row["boundary"] == "gpu" and row["energy_at"] is not None
         }
 
 

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 
 from joulegate.sweep import figures, load, spread, steady
-from joulegate.sweep.api import POLL_S, Api, Moment, Record
+from joulegate.sweep.api import POLL_S, Api, Moment, Reading, Record
 from joulegate.sweep.figures import Quantiles, Second, Seen, Window
 from joulegate.sweep.load import Load
 from joulegate.sweep.plan import Plan, SweepError
@@ -98,11 +99,11 @@ def run(
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Ran:
     """Run one level; what Locust wrote is kept in `directory`. Raises SweepError."""
-    begin_s, begin_j = time.time(), api.meter_joules()
+    begin_s, before = time.time(), api.meters()
     enough = (lambda: _precise(plan, level, directory, api, begin_s)) if plan.precision else None
     sent = load.run(plan, level, directory, progress, enough)
     records = api.settled([row["id"] for row in sent.rows], begin_s)
-    end_s, end_j = time.time(), api.meter_joules()
+    end_s, after = time.time(), api.meters()
     gpus = _gpus(sent, records)
     moments = _moments(api, gpus, begin_s - EDGE_S, end_s)
     records, booked_uj = _corrected(api, records, gpus, begin_s)
@@ -110,13 +111,19 @@ def run(
     inside = figures.window(plan, level, sent, during, records)
     seen = figures.seen(sent, records, inside)
     over_time = figures.seconds(sent, records, during, inside)
-    meter = (
-        (begin_s, end_s, sum(end_j[gpu] - begin_j[gpu] for gpu in gpus))
-        if all(gpu in begin_j and gpu in end_j for gpu in gpus)
-        else None
-    )
-    proof = prove(records, booked_uj, moments, gpus, begin_s, meter)
+    proof = prove(records, booked_uj, moments, gpus, begin_s, _counted(gpus, before, after))
     return Ran(_level(plan, level, sent, inside, seen, over_time, proof, records), seen, over_time)
+
+
+def _counted(
+    gpus: set[str], before: dict[str, Reading], after: dict[str, Reading]
+) -> tuple[float, float, float] | None:
+    """Two times and what the GPUs' meters counted between them; of several GPUs the times' means."""
+    if not gpus <= before.keys() & after.keys():
+        return None
+    begin_s = mean(before[gpu][0] for gpu in gpus)
+    end_s = mean(after[gpu][0] for gpu in gpus)
+    return begin_s, end_s, sum(after[gpu][1] - before[gpu][1] for gpu in gpus)
 
 
 def _gpus(sent: Load, records: Sequence[Record]) -> set[str]:

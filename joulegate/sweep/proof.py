@@ -10,9 +10,8 @@ import numpy as np
 from joulegate.sweep.api import Moment, Record
 
 METER_LAG_S = 0.5
-"""How old the meter's figure at `/metrics` may be, at either end: the counter's period and lag
-(docs/meters.md), the way from the meter's process, and a busy machine. Readings 0.3 s off were seen.
-"""
+"""How far off the time of a reading may be, at either end: the counter's period and lag (docs/meters.md), a
+busy machine that reads it late, and several GPUs whose counters change at different times."""
 
 
 NEAR_S = 1.5

@@ -12,8 +12,8 @@ from joulegate.sweep.spread import Interval
 from simulator.profiles import Point
 
 PROOF = """Over all of each level, warm-up and drain included: final records against what the books charged
-to requests, in integer microjoules; and all energy in the books against the meter's own counter, whose
-readings at both ends are a fraction of a second old."""
+to requests, in integer microjoules; and all energy in the books against the meter's own counter, the
+time of whose readings is known to a fraction of a second."""
 
 
 def of_levels(plan: Plan, levels: Sequence[Level], paper: Sequence[Point]) -> str:

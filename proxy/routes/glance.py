@@ -48,6 +48,9 @@ class DeviceView(BaseModel):
     utilization_ratio: float | None = Field(description="part of the time in which a kernel ran")
     clock_reasons: list[str] | None = Field(description="what holds its clocks down; null: not known")
     energy_joules: float | None = Field(description="read since joulegate started; null: nothing yet")
+    energy_at: float | None = Field(
+        description="when that was so: its counter's last change; null: not known"
+    )
     fault: str | None = Field(description="why it cannot be read now; null: it can")
 
 

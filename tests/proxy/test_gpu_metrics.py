@@ -63,6 +63,8 @@ def test_energy_is_what_was_read_since_the_start_and_power_its_slope() -> None:
     page.reads((10.1, 5_030), (10.15, 5_030), (10.2, 5_060), (11.2, 5_360))
     assert page.value("hw_energy_joules_total{") == 360
     assert page.value("hw_power_watts{") == 300
+    [device] = page.metrics.devices()
+    assert (device["energy_joules"], device["energy_at"]) == (360, 11.2)
 
 
 def test_series_carry_uuid_index_node_and_kind() -> None:

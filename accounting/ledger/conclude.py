@@ -96,7 +96,7 @@ class Conclusions:
     def _note_retry(self, row: int) -> None:
         """A failed try goes into the record of its request. The backend that failed it has it in its facts,
         in the minute that is being settled: an earlier one may be told already."""
-        group, failed = self._group(row), self._flights.teller(row)
+        group, failed = self._groups.of(self._flights, row), self._flights.teller(row)
         if group is not None and failed.backend is not None:
             energy_uj = record_of(self._flights, row, group, final=True).energy_uj or 0
             self._facts.retried(failed.backend, group.settled_us, energy_uj)
@@ -147,15 +147,11 @@ class Conclusions:
         return record
 
     def _record(self, row: int, *, final: bool) -> RequestRecord:
-        group = self._group(row)
+        group = self._groups.of(self._flights, row)
         record = record_of(self._flights, row, group, final=final)
         if self._hosts.all and group is not None:
             self._hosts.complete(record, self._flights, row, group.gpus_of(int(self._flights.column[row])))
         return record
-
-    def _group(self, row: int) -> Group | None:
-        place = int(self._flights.group[row])
-        return self._groups.all[place] if place >= 0 else None
 
 
 def _next_end(group: Group, watermark_us: int) -> int | None:

@@ -50,6 +50,11 @@ class Groups:
                 return group.number, group.names.index(backend)
         return -1, 0
 
+    def of(self, flights: Flights, row: int) -> Group | None:
+        """The group of the request in this row."""
+        place = int(flights.group[row])
+        return self.all[place] if place >= 0 else None
+
     def jobs_of(self, backend: str) -> str:
         """The name of the backend that stands for this one's images and videos. It is made for the first."""
         name = backend + JOBS

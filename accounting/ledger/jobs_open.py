@@ -5,7 +5,6 @@ from __future__ import annotations
 from accounting.events import JobStarted, MediaTold, RequestFinished
 from accounting.ledger import jobs_news
 from accounting.ledger.flights import Flights
-from accounting.ledger.group import Group
 from accounting.ledger.groups import Groups
 from accounting.ledger.jobs_state import JobsState
 
@@ -46,7 +45,7 @@ class OpenJobs:
 
     def leave(self, row: int, event: RequestFinished) -> bool:
         """Nobody waits for it any more. Whether it stays open, as its server works on: it has begun."""
-        told, group, state = self._flights.teller(row), self._group(row), self._state(row)
+        told, group, state = self._flights.teller(row), self._groups.of(self._flights, row), self._state(row)
         if not event.goes_on or group is None or state is None or told.left_us:
             return False
         if not jobs_news.runs(self._flights, row, group, state):
@@ -56,7 +55,7 @@ class OpenJobs:
         return True
 
     def end(self, row: int, end_us: int) -> None:
-        group, state = self._group(row), self._state(row)
+        group, state = self._groups.of(self._flights, row), self._state(row)
         assert group is not None
         assert state is not None
         jobs_news.end(self._flights, row, group, state, end_us)
@@ -67,7 +66,7 @@ class OpenJobs:
         some = False
         for handle in sorted(self._left):
             row = self._flights.row[handle]
-            group, state = self._group(row), self._state(row)
+            group, state = self._groups.of(self._flights, row), self._state(row)
             if group is None or state is None:  # it moved to where nothing is measured: nobody will tell
                 self._flights.end[row] = max(now_us, self._flights.teller(row).left_us)
                 self._left.discard(handle)
@@ -83,10 +82,6 @@ class OpenJobs:
     def _open(self, handle: int) -> bool:
         row = self._flights.row.get(handle)
         return row is not None and not self._flights.end[row]
-
-    def _group(self, row: int) -> Group | None:
-        place = int(self._flights.group[row])
-        return self._groups.all[place] if place >= 0 else None
 
     def _state(self, row: int) -> JobsState | None:
         backend = self._groups.backends.get(self._flights.teller(row).backend or "")

@@ -273,7 +273,7 @@ class Ledger:
         if event.prompt_tokens is not None:
             early = Usage(prompt_tokens=event.prompt_tokens, cached_tokens=event.cached_tokens)
             told.usage = sound_usage(early)
-        group = self._group(row)
+        group = self._groups.of(self._flights, row)
         if group is not None:
             backend = self._backend(row)
             floor_us = min(group.history.lost_us, group.settled_us)
@@ -288,7 +288,7 @@ class Ledger:
         if row is None or (told := self._flights.teller(row)).times is not None:
             return
         told.times = sound_times(event.times)
-        group = self._group(row)
+        group = self._groups.of(self._flights, row)
         if group is None or not self._flights.end[row] or told.status != "ok" or told.times is None:
             return
         if self._flights.streamed[row]:
@@ -329,7 +329,7 @@ class Ledger:
             self._jobs.end(row, event.t_us)
             return []
         flights.end[row] = max(event.t_us, int(flights.start[row]), 1)
-        group = self._group(row)
+        group = self._groups.of(self._flights, row)
         if group is not None and flights.end[row] < group.settled_us:
             self._conclusions.look = True  # told so late that its intervals are settled
         if event.status == "rejected" or group is None:
@@ -353,10 +353,6 @@ class Ledger:
         if self._jobs.end_the_left(min(self._watermarks.values())):
             self._conclusions.look = True
         return self._conclusions.settle(min(self._watermarks.values()), self._now_us)
-
-    def _group(self, row: int) -> Group | None:
-        place = int(self._flights.group[row])
-        return self._groups.all[place] if place >= 0 else None
 
     def _backend(self, row: int) -> BackendState:
         return self._groups.backends[self._flights.teller(row).backend or ""]
@@ -383,7 +379,7 @@ class Ledger:
         record = self._conclusions.record(handle, final=False)
         if not self._flights.end[row]:
             record.finished_us = max(record.started_us, self._now_us)
-        group = self._group(row)
+        group = self._groups.of(self._flights, row)
         if group is not None:
             settled_uj = record.energy_uj or 0
             add_estimate(record, self._flights, row, group, METHOD)

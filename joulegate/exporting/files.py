@@ -14,6 +14,8 @@ from typing import IO, Any, Literal, NamedTuple
 
 import msgspec
 
+from joulegate.files import replacing
+
 Kind = Literal["text", "integer", "number", "decimal", "time", "boolean"]
 Value = str | int | float | bool | Decimal | datetime | None
 Row = Sequence[Value]
@@ -44,7 +46,8 @@ def write(rows: Iterable[Row], fields: Sequence[Field], form: Format, output: Pa
         raise ExportError("Parquet needs a file: --output FILE")
     count = 0
     try:
-        with _target(output, binary=form == "parquet") as file, WRITERS[form](file, fields) as put:
+        target = _standard_output() if output is None else replacing(output, binary=form == "parquet")
+        with target as file, WRITERS[form](file, fields) as put:
             source = iter(rows)
             while batch := list(islice(source, AT_ONCE)):
                 put(batch)
@@ -58,18 +61,9 @@ def write(rows: Iterable[Row], fields: Sequence[Field], form: Format, output: Pa
 
 
 @contextmanager
-def _target(output: Path | None, *, binary: bool) -> Iterator[IO[Any]]:
-    if output is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    beside = output.with_name(f".{output.name}.part")
-    try:
-        with beside.open("wb") if binary else beside.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        beside.replace(output)
-    finally:
-        beside.unlink(missing_ok=True)
+def _standard_output() -> Iterator[IO[Any]]:
+    yield sys.stdout
+    sys.stdout.flush()
 
 
 Put = Callable[[list[Row]], None]

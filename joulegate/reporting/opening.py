@@ -20,6 +20,7 @@ from accounting.billing.focus import FocusError
 from accounting.billing.source import day_us, month_us
 from accounting.billing.tariff import DAY_US, TariffError
 from accounting.store.engine import StoreError, connect
+from joulegate.files import replacing
 from joulegate.unusable import usable_settings
 from proxy.billing import Billing, billing_of
 from proxy.settings import Settings, load
@@ -134,9 +135,8 @@ def put_out(text: str, output: Path | None) -> None:
         click.echo(text, nl=False)
         return
     try:
-        beside = output.with_name(f".{output.name}.part")
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(output)
+        with replacing(output) as file:
+            file.write(text)
     except OSError as error:
         raise click.ClickException(f"{error.filename or output}: {error.strerror}") from error
     click.echo(f"wrote {output}", err=True)

@@ -176,6 +176,7 @@ def _notes(found: Found, books: Books) -> Iterator[str]:
         yield "The books do NOT balance: joulegate audit says where."
     unknown = sum(sums.requests - sums.with_energy for by_key in found.values() for sums in by_key.values())
     if unknown:
-        yield f"{unknown:,} requests were not measured: the energy is that of the others."
+        were = "request was" if unknown == 1 else "requests were"
+        yield f"{unknown:,} {were} not measured: the energy is that of the others."
     if not found:
         yield "No requests in this time."

@@ -106,6 +106,8 @@ class Results:
 
 def load(directory: Path) -> tuple[Plan, list[Ran]]:
     """The plan and the levels of a directory. Raises SweepError for what is no sweep."""
+    if not (directory / "sweep.json").is_file():
+        raise SweepError(f"{directory} does not hold a sweep: there is no sweep.json in it")
     try:
         told = json.loads((directory / "sweep.json").read_text())
         if told.get("format") != FORMAT:

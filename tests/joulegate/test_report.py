@@ -115,7 +115,7 @@ def test_a_report_fits_the_terminal_and_cuts_no_figure(directory: Path, width: i
         "Where the hosts' energy went",
     ):
         assert figure in text
-    assert "1 requests were not measured" in text
+    assert "1 request was not measured" in text
     assert ("No room for" in text) == (width == 80)
 
 
@@ -283,9 +283,9 @@ def test_a_pipe_that_is_closed_early_is_no_error(directory: Path) -> None:
         (("export", "requests", "--format", "parquet"), "Parquet needs a file"),
         (
             ("export", "requests", "--output", "/nowhere/r.csv"),
-            "/nowhere/.r.csv.part: No such file or directory",
+            "/nowhere/r.csv: No such file or directory",
         ),
-        (("report", "--output", "/nowhere/r.html"), "/nowhere/.r.html.part: No such file or directory"),
+        (("report", "--output", "/nowhere/r.html"), "/nowhere/r.html: No such file or directory"),
         (("report", "--database", "sqlite:////nowhere/store.db"), "there is no store at /nowhere/store.db"),
         (("report", "--database", "postgresql://127.0.0.1:9/none"), "Connection refused"),
     ],

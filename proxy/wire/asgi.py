@@ -40,6 +40,7 @@ class AppTurn:
             config.load()
         self._connection, self._config, self._state = connection, config, state
         self._flow = FlowControl(connection.transport)
+        self._body_bytes = 0
         self._announced = request.length or 0
         self._began = False
         self._cycle = RequestResponseCycle(
@@ -72,11 +73,12 @@ class AppTurn:
         if self._cycle.disconnected:
             return
         self._cycle.body += data
+        self._body_bytes += len(data)
         if not self._began or not self._is_too_large():
             self._cycle.message_event.set()
 
     def _is_too_large(self) -> bool:
-        if max(len(self._cycle.body), self._announced) <= BODY_BYTES:
+        if max(self._body_bytes, self._announced) <= BODY_BYTES:
             return False
         if self._cycle.response_started:
             self._connection.abort()

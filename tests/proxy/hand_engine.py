@@ -88,7 +88,8 @@ class Wire:
 
 
 class HandEngine:
-    """A context manager. Looks at its health and models are answered; everything else waits in `next`."""
+    """A context manager. Looks at its health and models are answered, and what a browser asks beforehand;
+    everything else waits in `next`."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -122,6 +123,9 @@ class HandEngine:
                 models = {"object": "list", "data": [{"id": MODEL, "object": "model"}]}
                 found = first.startswith(b"GET /v1/models ")
                 wire.send(whole(json.dumps(models).encode()) if found else whole(b"", status="404 Not Found"))
+                wire.close()
+            elif first.startswith(b"OPTIONS "):  # may go to any backend
+                wire.send(whole(b""))
                 wire.close()
             elif first:
                 wire.got = first

@@ -33,6 +33,7 @@ from proxy.ask import header
 from proxy.backends import Backend, Backends
 from proxy.background import background
 from proxy.billing import billing_of
+from proxy.cors import Cors
 from proxy.engine_metrics import EngineMetrics, Pace
 from proxy.heads import Heads
 from proxy.media.running import jobs_running
@@ -82,6 +83,7 @@ def create_app(
     errors.install(app)
     app.add_middleware(Surface, settings=settings.access, gate=lambda: app.state.access.gate)
     app.add_middleware(RequestIds)
+    app.add_middleware(Cors)
     app.add_middleware(Heads)
     of_the_store = openapi.errors_of(energy.StoreUnavailable)
     app.include_router(ops.router)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import uuid4
 
 from proxy.ask import header
+from proxy.cors import readable
 from proxy.errors import (
     ApiError,
     BadRequest,
@@ -25,6 +26,7 @@ def write_error(reply: Reply, error: ApiError, request_id: str) -> None:
         (b"content-type", b"application/json"),
         (b"x-request-id", request_id.encode("latin-1", "replace")),
         *((name.encode(), value.encode()) for name, value in error.headers().items()),
+        *readable(reply.asked),
     ]
     reply.whole(error.status, headers, error.json_bytes())
 

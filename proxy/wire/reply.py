@@ -30,6 +30,11 @@ class Reply:
         """The body goes in chunks."""
         self.begun = False
 
+    @property
+    def asked(self) -> Headers:
+        """The headers of the request."""
+        return self._request.headers
+
     def begin(
         self, status: int, headers: Headers, *, length: int | None, reason: bytes | None = None
     ) -> None:

@@ -61,6 +61,18 @@ def test_a_browsers_question_goes_to_any_of_them(replicas: Stack, path: str) -> 
     assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
 
 
+def test_a_page_may_read_answers_whoever_made_them(replicas: Stack) -> None:
+    page = {"origin": "http://page.example"}
+    ours = [replicas.client.get(f"/v1/models{one}", headers=page) for one in ("", "/tiny", "/none")]
+    ours.append(replicas.client.post(CHAT, json=chat(model="none"), headers=page))
+    ours.append(replicas.client.post(CHAT, content=b"{", headers=page))
+    theirs = replicas.client.post(CHAT, json=chat(max_tokens=1), headers=page)
+    assert [one.status_code for one in ours] == [200, 200, 404, 404, 400]
+    assert theirs.status_code == 200
+    for answer in (*ours, theirs):
+        assert answer.headers.get_list("access-control-allow-origin") == ["*"]
+
+
 def test_a_session_stays_on_one_replica_and_sessions_spread(replicas: Stack) -> None:
     sessions = [f"session-{n}" for n in range(8)]
     sent = {session: ids(3) for session in sessions}

@@ -106,6 +106,23 @@ def test_a_browsers_question_needs_no_key_and_nothing_else_does_without(stack: S
     assert httpx.options(stack.proxy.url + "/v1/energy/requests", headers=ASKS).status_code == 401
 
 
+PAGE_MAY_READ = "access-control-allow-origin"
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/v1/videos/x", "/v1/images/generations"])
+def test_a_page_may_read_why_it_is_refused(stack: Stack, path: str) -> None:
+    method = "POST" if path in (CHAT, "/v1/images/generations") else "GET"
+    for given in ({"x-api-key": "sk-jg-wrong"}, {}):
+        refused = httpx.request(method, stack.proxy.url + path, headers={**given, "origin": ASKS["origin"]})
+        assert (refused.status_code, refused.headers.get_list(PAGE_MAY_READ)) == (401, ["*"])
+        assert PAGE_MAY_READ not in httpx.request(method, stack.proxy.url + path, headers=given).headers
+
+
+def test_no_other_page_may_read_joulegates_own_routes(stack: Stack) -> None:
+    for path in ("/v1/energy/requests", "/v1/keys", "/metrics", "/health", "/openapi.json", "/nowhere"):
+        assert PAGE_MAY_READ not in stack.client.get(path, headers={"origin": ASKS["origin"]}).headers
+
+
 def test_a_large_body_is_not_taken_from_a_stranger(stack: Stack) -> None:
     host, port = stack.proxy.url.removeprefix("http://").split(":")
     head = f"POST {CHAT} HTTP/1.1\r\nhost: x\r\ncontent-length: 50000000\r\nexpect: 100-continue\r\n\r\n"

@@ -1,4 +1,8 @@
-"""Requests that are not for the relay: run by the FastAPI application as uvicorn's own protocol runs them."""
+"""Requests that are not for the relay: run by the FastAPI application as uvicorn's own protocol runs them.
+
+Each is begun when all of its body is here. An answer that came before it would end the connection, and
+as uvicorn writes the head nobody would tell the client, whose next request would be lost.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,8 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
+
+from proxy.wire.turn import CONTINUE
 
 if TYPE_CHECKING:
     from uvicorn._types import HTTPScope
@@ -40,8 +46,7 @@ class AppTurn:
             config.load()
         self._connection, self._config, self._state = connection, config, state
         self._flow = FlowControl(connection.transport)
-        self._body_bytes = 0
-        self._announced = request.length or 0
+        self._request = request
         self._began = False
         self._cycle = RequestResponseCycle(
             scope=_scope(connection, request, config, app_state),
@@ -52,7 +57,7 @@ class AppTurn:
             access_log=False,
             default_headers=state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=request.expects_continue,
+            expect_100_continue=False,
             keep_alive=request.keep_alive,
             on_response=self._answered,
         )
@@ -61,34 +66,39 @@ class AppTurn:
         self._began = True
         if self._is_too_large():
             return
-        if self._connection.draining:
-            self._cycle.keep_alive = False
-        if self._connection.paused:
-            self._flow.pause_writing()
-        task = self._connection.loop.create_task(self._cycle.run_asgi(self._config.loaded_app))
-        task.add_done_callback(self._state.tasks.discard)
-        self._state.tasks.add(task)
+        if self._request.complete:
+            self._run()
+        elif self._request.expects_continue:
+            self._connection.transport.write(CONTINUE)
 
     def data(self, data: bytes) -> None:
         if self._cycle.disconnected:
             return
         self._cycle.body += data
-        self._body_bytes += len(data)
-        if not self._began or not self._is_too_large():
-            self._cycle.message_event.set()
+        if self._began:
+            self._is_too_large()
 
     def _is_too_large(self) -> bool:
-        if max(self._body_bytes, self._announced) <= BODY_BYTES:
+        if max(len(self._cycle.body), self._request.length or 0) <= BODY_BYTES:
             return False
-        if self._cycle.response_started:
-            self._connection.abort()
-        else:
-            self._connection.refuse(self, 413, f"the request body is larger than {BODY_BYTES} bytes")
+        self._connection.refuse(self, 413, f"the request body is larger than {BODY_BYTES} bytes")
         return True
 
     def complete(self) -> None:
-        self._cycle.more_body = False
-        self._cycle.message_event.set()
+        if self._began and not self._cycle.disconnected:
+            self._run()
+
+    def _run(self) -> None:
+        cycle = self._cycle
+        cycle.more_body = False
+        cycle.message_event.set()
+        if self._connection.draining:
+            cycle.keep_alive = False
+        if self._connection.paused:
+            self._flow.pause_writing()
+        task = self._connection.loop.create_task(cycle.run_asgi(self._config.loaded_app))
+        task.add_done_callback(self._state.tasks.discard)
+        self._state.tasks.add(task)
 
     def gone(self) -> None:
         self._cycle.disconnected = True

@@ -67,22 +67,26 @@ class Workplace:
     """Of PUT_IN, what was needed."""
 
     def put_in(self, text: str) -> str:
+        """In one pass: what is put in may look like another of the patterns."""
         now = datetime.now(UTC)
-        for pattern, value in PUT_IN.items():
-            value = value.format(
-                proxy=self.stack.proxy.url,
-                engine=self.engine.url,
-                month=f"{now:%Y-%m}",
-                before=f"{now.replace(day=1) - timedelta(days=1):%Y-%m}",
-                today=f"{now:%Y-%m-%d}",
-                since=f"{now - timedelta(hours=2):%Y-%m-%dT%H:%M}",
-                until=f"{now + timedelta(hours=1):%Y-%m-%dT%H:%M}",
-                then=int(now.timestamp()) // 86_400 * 86_400,
-            )
-            text, count = re.subn(pattern, value, text)
-            if count:
-                self.used.add(pattern)
-        return text
+        values = {
+            "proxy": self.stack.proxy.url,
+            "engine": self.engine.url,
+            "month": f"{now:%Y-%m}",
+            "before": f"{now.replace(day=1) - timedelta(days=1):%Y-%m}",
+            "today": f"{now:%Y-%m-%d}",
+            "since": f"{now - timedelta(hours=2):%Y-%m-%dT%H:%M}",
+            "until": f"{now + timedelta(hours=1):%Y-%m-%dT%H:%M}",
+            "then": int(now.timestamp()) // 86_400 * 86_400,
+        }
+
+        def instead(found: re.Match[str]) -> str:
+            assert found.lastindex is not None
+            pattern = list(PUT_IN)[found.lastindex - 1]
+            self.used.add(pattern)
+            return PUT_IN[pattern].format(**values)
+
+        return re.sub("|".join(f"({pattern})" for pattern in PUT_IN), instead, text)
 
     def settings(self, data_dir: Path) -> dict[str, Any]:
         backends = [{"id": "engine", "url": self.engine.url}]
@@ -160,7 +164,7 @@ PUT_IN = {
     r"--out sweep-code": "--seconds 4 --shorter 0.02 --out sweep-code",
     r"--levels [\d,]+": "--levels 2",
 }
-"""What stands in the documents, as a pattern, and what is typed here for it."""
+"""What stands in the documents, as a pattern without groups, and what is typed for it; the first counts."""
 
 BEFORE = {
     "joulegate compare sweep-before sweep-after": (

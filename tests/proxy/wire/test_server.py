@@ -253,6 +253,24 @@ def test_joulegates_own_routes_take_small_bodies_and_say_so(proxy: Stack) -> Non
         assert wire.is_closed()
 
 
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/energy/nothing", 404), ("/v1/energy/books", 405), ("/v1/keys", 404)]
+)
+def test_an_own_route_that_wants_no_body_waits_for_it_all_the_same(
+    proxy: Stack, path: str, status: int
+) -> None:
+    with client(proxy) as wire:
+        for expects in ([], ["expect: 100-continue"], [CHUNKED], [CHUNKED, "expect: 100-continue"]):
+            data = post(chunk(b"{}") + chunk(b"") if CHUNKED in expects else b"{}", *expects, path=path)
+            head, _, body = data.partition(b"\r\n\r\n")
+            wire.send(head + b"\r\n\r\n")
+            if len(expects) and expects[-1].startswith("expect"):
+                assert wire.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            wire.send(body)
+            answered, headers, _ = wire.answer()
+            assert (answered, headers.get("connection")) == (status, None)
+
+
 def test_nonsense_behind_a_refusal_is_nothing_to_answer(proxy: Stack) -> None:
     with client(proxy) as wire:
         wire.send(post(chunk(b"x"), CHUNKED, "transfer-encoding: gzip"))

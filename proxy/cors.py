@@ -8,7 +8,8 @@ for no page but its own.
 
 from __future__ import annotations
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.wire.head import Header, Headers, value_of
 
@@ -27,17 +28,8 @@ class Cors:
     """Middleware around all that answers on these routes."""
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self._app, self._readable = app, CORSMiddleware(app, allow_origins=["*"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not scope["path"].startswith(IN_PLACE):
-            await self.app(scope, receive, send)
-            return
-        more = readable(scope["headers"])
-
-        async def with_more(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *more]}
-            await send(message)
-
-        await self.app(scope, receive, with_more)
+        in_place = scope["type"] == "http" and scope["path"].startswith(IN_PLACE)
+        await (self._readable if in_place else self._app)(scope, receive, send)

@@ -17,9 +17,10 @@ from proxy.exchange import Exchange
 from proxy.refusal import Refusal, refuse
 from proxy.settings import Settings
 from proxy.telemetry import Span, Telemetry
+from proxy.wire.front import Front
 from proxy.wire.limits import Limits
 from proxy.wire.pool import Pool
-from proxy.wire.server import Connection, Front
+from proxy.wire.server import Connection
 from proxy.wire.sweep import Watched, period_s, sweep
 from proxy.wire.turn import Request, Turn
 

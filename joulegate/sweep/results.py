@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
 import time
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from joulegate.files import replacing
 from joulegate.sweep.figures import Second, Seen
 from joulegate.sweep.level import Level, Ran
 from joulegate.sweep.page import page
@@ -99,9 +99,8 @@ class Results:
 
     def _write(self, path: Path, document: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_suffix(".part")
-        fresh.write_text(json.dumps(document, indent=1) + "\n")
-        os.replace(fresh, path)
+        with replacing(path) as file:
+            file.write(json.dumps(document, indent=1) + "\n")
 
 
 def load(directory: Path) -> tuple[Plan, list[Ran]]:

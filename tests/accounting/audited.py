@@ -1,4 +1,4 @@
-"""A store and the journal that it came from, to be tampered with."""
+"""A store and the journal that it came from, to be tampered with and audited."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from accounting.audit import Report, audit
 from accounting.store.engine import connect, migrate
 from accounting.store.writer import StoreWriter
 from tests.accounting.test_replay import busy_story, written
 
 Tamper = Callable[..., None]
+
+REQUEST = "(SELECT uid FROM requests WHERE energy_uj IS NOT NULL ORDER BY started_us LIMIT 1 OFFSET 10)"
+"""One from the middle."""
+
+SHARE = f"UPDATE request_shares SET decode_uj = decode_uj + 7 WHERE uid = {REQUEST} AND gpu = 'GPU-a'"
+"""Changes what it had of one GPU."""
 
 
 def filled(data_dir: Path, segments: int | None = None) -> Path:
@@ -53,3 +60,20 @@ def tamper(data_dir: Path) -> Tamper:
             assert database.total_changes > changed, "nothing was tampered with"
 
     return run
+
+
+def audited(data_dir: Path, *, journal: bool = False, sums: bool = False) -> Report:
+    """Without `sums` nothing is said of these: no row can be changed without them."""
+    engine = connect(f"sqlite:///{data_dir}/joulegate.db")
+    report = audit(engine, data_dir / "journal" if journal else None)
+    engine.dispose()
+    if not sums:
+        report.findings = [finding for finding in report.findings if finding.kind != "sums"]
+        report.found["sums"] = 0
+        report.clean = not report.findings
+    assert report.clean == (sum(report.found.values()) == 0) == (not report.findings)
+    return report
+
+
+def kinds(report: Report) -> set[str]:
+    return {kind for kind, count in report.found.items() if count}

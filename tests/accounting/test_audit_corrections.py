@@ -12,9 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from accounting.journal import Segment, segment_paths
 from accounting.ledger.apportion import apportion
-from tests.accounting.audited import Tamper, data_dir, filled, sound_data, tamper
+from tests.accounting.audited import Tamper, audited, data_dir, filled, kinds, sound_data, tamper
 from tests.accounting.ledger.story import us
-from tests.accounting.test_audit import audited, kinds
 
 __all__ = ["data_dir", "sound_data", "tamper"]
 

@@ -15,8 +15,8 @@ from benchmarks.rig.processes import memory_bytes
 from tests.proxy.hand_engine import HandEngine, Wire
 from tests.proxy.raw_engine import chunk, stream_head
 from tests.proxy.stack import Stack, running
+from tests.proxy.wire.clients import BODY, KEPT, SAID, client, post
 from tests.proxy.wire.conftest import BODY_MB
-from tests.proxy.wire.test_server import BODY, KEPT, SAID, client, post
 
 FORM = "content-type: multipart/form-data; boundary=x"
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'

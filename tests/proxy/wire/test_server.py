@@ -3,45 +3,15 @@
 from __future__ import annotations
 
 import json
-import select
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import pytest
 
-from tests.proxy.hand_engine import DEADLINE_S, HandEngine, Wire
+from tests.proxy.hand_engine import DEADLINE_S, HandEngine
 from tests.proxy.raw_engine import chunk, stream_head
-from tests.proxy.stack import Stack, until
+from tests.proxy.stack import Stack
+from tests.proxy.wire.clients import BODY, CHUNKED, KEPT, SAID, client, error_message, post
 from tests.proxy.wire.conftest import BODY_MB, HEAD_KB
-
-BODY = b'{"model":"raw","messages":[{}]}'
-CHUNKED = "transfer-encoding: chunked"
-SAID = b'{"choices":[]}'
-KEPT = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(SAID) + SAID
-
-
-def post(
-    body: bytes = BODY, *headers: str, path: str = "/v1/chat/completions", version: str = "1.1"
-) -> bytes:
-    lines = [f"POST {path} HTTP/{version}", "host: h", "content-type: application/json", *headers]
-    if not any(line.lower().startswith(("content-length", "transfer-encoding")) for line in headers):
-        lines.append(f"content-length: {len(body)}")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
-
-
-@contextmanager
-def client(stack: Stack, **options: int) -> Iterator[Wire]:
-    wire = Wire.to(stack.proxy.url, **options)
-    try:
-        yield wire
-    finally:
-        wire.close()
-
-
-def error_code(body: bytes) -> str:
-    error = json.loads(body)["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    return str(error["message"])
 
 
 @pytest.mark.parametrize(
@@ -82,7 +52,7 @@ def test_what_two_servers_could_read_in_two_ways_is_refused(
         wire.send(request_bytes)
         found, headers, body = wire.answer()
         assert (found, headers["connection"]) == (status, "close")
-        assert error_code(body)
+        assert error_message(body)
         assert wire.is_closed()
 
 
@@ -114,7 +84,7 @@ def test_a_head_that_is_too_large_is_a_431(proxy: Stack, where: str) -> None:
         wire.send(heads[where])
         status, headers, body = wire.answer()
         assert (status, headers["connection"]) == (431, "close")
-        assert str(int(HEAD_KB * 1000)) in error_code(body)
+        assert str(int(HEAD_KB * 1000)) in error_message(body)
 
 
 def test_a_body_that_is_announced_too_large_is_refused_before_it_is_sent(proxy: Stack) -> None:
@@ -245,32 +215,6 @@ def test_a_connection_that_the_client_wants_closed_is(proxy: Stack, engine: Hand
         one.close()
 
 
-def test_joulegates_own_routes_take_small_bodies_and_say_so(proxy: Stack) -> None:
-    with client(proxy) as wire:
-        wire.send(post(b" " * 1_000_001, path="/v1/keys"))
-        status, headers, said = wire.answer()
-        assert (status, headers["connection"], "1000000 bytes" in error_code(said)) == (413, "close", True)
-        assert wire.is_closed()
-
-
-@pytest.mark.parametrize(
-    ("path", "status"), [("/v1/energy/nothing", 404), ("/v1/energy/books", 405), ("/v1/keys", 404)]
-)
-def test_an_own_route_that_wants_no_body_waits_for_it_all_the_same(
-    proxy: Stack, path: str, status: int
-) -> None:
-    with client(proxy) as wire:
-        for expects in ([], ["expect: 100-continue"], [CHUNKED], [CHUNKED, "expect: 100-continue"]):
-            data = post(chunk(b"{}") + chunk(b"") if CHUNKED in expects else b"{}", *expects, path=path)
-            head, _, body = data.partition(b"\r\n\r\n")
-            wire.send(head + b"\r\n\r\n")
-            if len(expects) and expects[-1].startswith("expect"):
-                assert wire.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
-            wire.send(body)
-            answered, headers, _ = wire.answer()
-            assert (answered, headers.get("connection")) == (status, None)
-
-
 def test_nonsense_behind_a_refusal_is_nothing_to_answer(proxy: Stack) -> None:
     with client(proxy) as wire:
         wire.send(post(chunk(b"x"), CHUNKED, "transfer-encoding: gzip"))
@@ -353,72 +297,3 @@ def test_trailers_pass(proxy: Stack, engine: HandEngine) -> None:
         one.send(stream_head("text/plain") + chunk(b"all") + b"0\r\nx-sum: 3\r\n\r\n")
         assert wire.until(b"x-sum: 3\r\n\r\n").endswith(b"3\r\nall\r\n0\r\nx-sum: 3\r\n\r\n")
         one.close()
-
-
-# Who is waited for, and for how long
-
-
-@pytest.mark.parametrize("begun", [b"", b"GET /v1/mod", b"GET /v1/models HTTP/1.1\r\na: b\r\n"])
-def test_a_head_that_does_not_come_is_not_waited_for(hurried: Stack, begun: bytes) -> None:
-    with client(hurried) as wire:
-        wire.send(begun)
-        assert wire.rest().startswith(b"HTTP/1.1 408" if begun else b"")
-
-
-def test_a_head_that_drips_is_not_waited_for_either(hurried: Stack) -> None:
-    with client(hurried) as wire:
-        wire.send(b"GET /v1/models HTTP/1.1\r\n")
-
-        def answered() -> bool:
-            wire.send(b"a: b\r\n")
-            return bool(select.select([wire.socket], [], [], 0)[0])
-
-        until(answered, "an answer before the head is whole")
-        assert wire.rest().startswith(b"HTTP/1.1 408")
-
-
-def test_a_body_that_does_not_come_is_not_waited_for(hurried: Stack) -> None:
-    with client(hurried) as wire:
-        wire.send(post(b"{", "content-length: 10"))
-        status, _, body = wire.answer()
-        assert (status, "body did not come" in error_code(body)) == (408, True)
-        assert wire.is_closed()
-
-
-def test_an_idle_connection_is_closed(hurried: Stack) -> None:
-    with client(hurried) as wire:
-        wire.send(b"GET /health HTTP/1.1\r\n\r\n")
-        assert wire.answer()[0] == 200
-        assert wire.is_closed()
-
-
-def test_a_request_that_takes_too_long_in_all_is_cut_off(hurried: Stack, engine: HandEngine) -> None:
-    with client(hurried) as wire:
-        wire.send(post())
-        one = engine.next()
-        one.until(BODY)
-        status, _, body = wire.answer()
-        assert (status, "longer than" in error_code(body)) == (504, True)
-        assert one.is_closed()
-
-
-def test_a_client_that_has_stopped_reading_is_let_go(hurried: Stack, engine: HandEngine) -> None:
-    with client(hurried, receive_buffer=4096) as wire:
-        wire.send(post(BODY, "x-request-id: stuck"))
-        one = engine.next()
-        one.until(BODY)
-        one.send(stream_head())
-        one.socket.settimeout(0.2)
-
-        def let_go() -> bool:
-            try:
-                one.send(chunk(b"data: " + b"x" * 500_000 + b"\n\n"))
-            except TimeoutError:
-                return False
-            except (BrokenPipeError, ConnectionResetError):
-                return True
-            return False
-
-        until(let_go, "the engine's connection is closed")
-        record = hurried.ended("stuck", "aborted", 200)
-        assert record["status"] == "aborted"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.wire.server import PIPELINED_BYTES
 from tests.proxy.hand_engine import HandEngine, Wire
 from tests.proxy.stack import Stack
-from tests.proxy.wire.test_server import client
+from tests.proxy.wire.clients import client
 
 ASK = (
     b"GET /v1/realtime?model=raw HTTP/1.1\r\nhost: h\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"

@@ -83,11 +83,9 @@ def _files(pid: int) -> Iterator[str]:
             yield os.readlink(file)
 
 
-def head(secret: str | None, length: int | None, *lines: str, path: str = CHAT, kind: str = JSON) -> bytes:
-    """Of a POST with a body; of no length where `lines` say how it comes."""
-    given = [f"POST {path} HTTP/1.1", "host: x", f"content-type: {kind}", *lines]
-    if length is not None:
-        given.append(f"content-length: {length}")
+def head(secret: str | None, length: int, *lines: str, path: str = CHAT, kind: str = JSON) -> bytes:
+    """Of a POST with a body."""
+    given = [f"POST {path} HTTP/1.1", "host: x", f"content-type: {kind}", f"content-length: {length}", *lines]
     if secret is not None:
         given.append(f"authorization: Bearer {secret}")
     return "\r\n".join([*given, "", ""]).encode()
